@@ -1,0 +1,15 @@
+//! perfkit: find out why a running service is slow, why it grows and what it waits for, from outside, on one clock.
+//!
+//! ```text
+//! target process ──> collect ──> record (one SQLite file, one clock) ──> analysis ──> render
+//! ```
+//!
+//! The layer rule (a test enforces it): nothing imports `cli`; `analysis` and `render` never import `os`, `target`,
+//! `collect` or `session`; `record` imports nothing above `clock`, `units` and `error`; `unsafe` lives in `os` alone.
+
+pub mod clock;
+pub mod error;
+pub mod os;
+pub mod record;
+pub mod target;
+pub mod units;

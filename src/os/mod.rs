@@ -1,0 +1,8 @@
+//! The kernel, wrapped in owned, safe types. The only place with `unsafe`.
+//!
+//! In: system calls, perf rings, eBPF, `/proc`. Out: plain data and Drop types. Invariant: whatever ends perfkit, a
+//! panic and kill -9 included, the target is as it was found: nothing here writes to it, stops it or leaves a trace that
+//! outlives our file descriptors.
+
+pub mod elf;
+pub mod memory;

@@ -1,0 +1,27 @@
+-- A perfkit recording. Times are CLOCK_MONOTONIC nanoseconds; `anchor` ties them to the wall clock.
+CREATE TABLE meta    (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE anchor  (mono_ns INTEGER PRIMARY KEY, wall_ns INTEGER NOT NULL, error_ns INTEGER NOT NULL);
+CREATE TABLE process (id INTEGER PRIMARY KEY, pid INTEGER NOT NULL, start_ticks INTEGER NOT NULL, parent INTEGER NOT NULL,
+                      name TEXT NOT NULL, exe TEXT NOT NULL, runtime TEXT NOT NULL);
+CREATE TABLE thread  (id INTEGER PRIMARY KEY, process INTEGER NOT NULL REFERENCES process, tid INTEGER NOT NULL, name TEXT NOT NULL);
+-- kind: python, native, kernel, jit, label. A native frame without a function has not been named (yet).
+CREATE TABLE frame   (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, function TEXT, file TEXT, line INTEGER, module TEXT, address INTEGER);
+-- Functions inlined at a native frame's address; depth 0 is the outermost, just inside the frame itself.
+CREATE TABLE inline  (frame INTEGER NOT NULL REFERENCES frame, depth INTEGER NOT NULL, function TEXT NOT NULL, file TEXT, line INTEGER,
+                      PRIMARY KEY (frame, depth)) WITHOUT ROWID;
+-- A stack is a node of a tree: its frame was called from parent's frame; parent 0 is the root.
+CREATE TABLE stack   (id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, frame INTEGER NOT NULL REFERENCES frame);
+-- state: 0 on-cpu, 1 off-cpu, 2 runnable, 3 active (running or runnable, not known which). flags: 1 holds the GIL, 2 Python frames present,
+-- 4 unwound to the root, 8 not merged, 16 truncated, 32 Python frames lost, 64 approximate, 128 thread has a Python state.
+CREATE TABLE sample  (at_ns INTEGER NOT NULL, thread INTEGER NOT NULL REFERENCES thread, stack INTEGER NOT NULL,
+                      weight_ns INTEGER NOT NULL, state INTEGER NOT NULL, reason TEXT, flags INTEGER NOT NULL);
+CREATE TABLE reading (at_ns INTEGER NOT NULL, metric TEXT NOT NULL, scope TEXT NOT NULL, value REAL NOT NULL);
+CREATE TABLE mark    (at_ns INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
+CREATE TABLE loss    (from_ns INTEGER NOT NULL, to_ns INTEGER NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL, why TEXT NOT NULL);
+-- The hottest functions by their own time, for `sqlite3 run.perfkit 'select * from hottest limit 20'`.
+CREATE VIEW hottest AS
+  SELECT round(100.0 * sum(s.weight_ns) / (SELECT sum(weight_ns) FROM sample WHERE state = s.state), 2) AS self_pct,
+         CASE s.state WHEN 0 THEN 'on-cpu' WHEN 1 THEN 'off-cpu' WHEN 2 THEN 'runnable' ELSE 'active' END AS state,
+         f.function, f.file, f.line, f.module, count(*) AS samples
+    FROM sample s JOIN stack k ON k.id = s.stack JOIN frame f ON f.id = k.frame
+   GROUP BY s.state, f.kind, f.function, f.file, f.module ORDER BY sum(s.weight_ns) DESC;

@@ -1,0 +1,8 @@
+//! The process under observation: who it is, what is mapped into it, which runtimes it holds, how it may be attached.
+//!
+//! In: `/proc` and ELF files, read through the target's own root. Out: [`Identity`], [`Mapping`]s. Invariant: pid and
+//! start time together are the identity; a reused pid is never taken for the target.
+
+mod maps;
+
+pub use maps::{Mapping, Maps};
