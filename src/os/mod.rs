@@ -4,5 +4,7 @@
 //! panic and kill -9 included, the target is as it was found: nothing here writes to it, stops it or leaves a trace that
 //! outlives our file descriptors.
 
+pub mod bpf;
 pub mod elf;
 pub mod memory;
+pub mod perf;
