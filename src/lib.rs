@@ -8,7 +8,9 @@
 //! `collect` or `session`; `record` imports nothing above `clock`, `units` and `error`; `unsafe` lives in `os` alone.
 
 pub mod clock;
+pub mod collect;
 pub mod error;
+pub mod native;
 pub mod os;
 pub mod record;
 pub mod target;
