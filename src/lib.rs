@@ -10,6 +10,7 @@
 pub mod clock;
 pub mod error;
 pub mod os;
+pub mod python;
 pub mod record;
 pub mod target;
 pub mod units;
