@@ -4,6 +4,7 @@
 //! plain data. Invariant: nothing here stops, writes to or runs code in the target; memory is foreign, so every loop is
 //! bounded, every length checked, and a lie in it costs a wrong answer at most, never a panic or a hang.
 
+pub mod debug_offsets;
 pub mod layout;
 mod version;
 
