@@ -12,6 +12,7 @@ pub mod collect;
 pub mod error;
 pub mod native;
 pub mod os;
+pub mod python;
 pub mod record;
 pub mod target;
 pub mod units;

@@ -1,0 +1,11 @@
+//! CPython seen from outside: which interpreter a process holds, what its threads run, at which line, with which locals.
+//!
+//! In: [`Memory`](crate::os::memory::Memory) of the target, its [`Maps`](crate::target::Maps) and its ELF files. Out:
+//! plain data. Invariant: nothing here stops, writes to or runs code in the target; memory is foreign, so every loop is
+//! bounded, every length checked, and a lie in it costs a wrong answer at most, never a panic or a hang.
+
+pub mod debug_offsets;
+pub mod layout;
+mod version;
+
+pub use version::Version;
