@@ -5,7 +5,10 @@
 //! bounded, every length checked, and a lie in it costs a wrong answer at most, never a panic or a hang.
 
 pub mod debug_offsets;
+mod image;
 pub mod layout;
+mod locate;
 mod version;
 
+pub use locate::{Located, Runtime, locate};
 pub use version::Version;
