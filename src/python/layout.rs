@@ -164,6 +164,8 @@ layout! {
     str_length: u32 = [16, 16, 16, 16, 16, 16],
     /// Str to its kind, compact and ascii bits (u32).
     str_state: u32 = [32, 32, 32, 32, 32, 32],
+    /// Shift of the kind in `str_state` (3 bits; then a bit compact, a bit ASCII).
+    str_kind_shift: u32 = [2, 2, 2, 2, 2, 2],
     /// Compact ASCII str to its characters: the size of `PyASCIIObject`.
     str_ascii_data: u32 = [48, 48, 48, 48, 40, 40],
     /// Other compact str to its characters: the size of `PyCompactUnicodeObject`; there a str that is not compact has a pointer to them.

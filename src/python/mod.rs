@@ -4,8 +4,18 @@
 //! plain data. Invariant: nothing here stops, writes to or runs code in the target; memory is foreign, so every loop is
 //! bounded, every length checked, and a lie in it costs a wrong answer at most, never a panic or a hang.
 
+pub mod code;
 pub mod debug_offsets;
+pub mod frames;
+pub mod gil;
+pub mod heap;
+mod image;
 pub mod layout;
+pub mod lines;
+mod locate;
 mod version;
 
+pub use code::Code;
+pub use frames::{Cut, Frame, Thread};
+pub use locate::{Located, Runtime, locate};
 pub use version::Version;
