@@ -11,5 +11,6 @@ pub mod clock;
 pub mod error;
 pub mod os;
 pub mod record;
+pub mod symbol;
 pub mod target;
 pub mod units;
