@@ -14,5 +14,6 @@ pub mod native;
 pub mod os;
 pub mod python;
 pub mod record;
+pub mod symbol;
 pub mod target;
 pub mod units;
