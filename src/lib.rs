@@ -7,9 +7,11 @@
 //! The layer rule (a test enforces it): nothing imports `cli`; `analysis` and `render` never import `os`, `target`,
 //! `collect` or `session`; `record` imports nothing above `clock`, `units` and `error`; `unsafe` lives in `os` alone.
 
+pub mod analysis;
 pub mod clock;
 pub mod error;
 pub mod os;
 pub mod record;
+pub mod render;
 pub mod target;
 pub mod units;
