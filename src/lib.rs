@@ -7,6 +7,7 @@
 //! The layer rule (a test enforces it): nothing imports `cli`; `analysis` and `render` never import `os`, `target`,
 //! `collect` or `session`; `record` imports nothing above `clock`, `units` and `error`; `unsafe` lives in `os` alone.
 
+pub mod analysis;
 pub mod clock;
 pub mod collect;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod native;
 pub mod os;
 pub mod python;
 pub mod record;
+pub mod render;
 pub mod symbol;
 pub mod target;
 pub mod units;
