@@ -8,6 +8,7 @@
 //! `collect` or `session`; `record` imports nothing above `clock`, `units` and `error`; `unsafe` lives in `os` alone.
 
 pub mod clock;
+pub mod demo;
 pub mod error;
 pub mod os;
 pub mod record;
