@@ -10,6 +10,7 @@
 pub mod analysis;
 pub mod clock;
 pub mod collect;
+pub mod demo;
 pub mod error;
 pub mod native;
 pub mod os;
