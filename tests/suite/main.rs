@@ -11,3 +11,4 @@
 mod layers;
 #[allow(dead_code, reason = "the rig is wider than what one state of the tests uses")]
 mod rig;
+mod targets;

@@ -181,8 +181,9 @@ pub fn compile(source: &str, extra: &[&str]) -> PathBuf {
         Some("rs") => "rustc",
         other => panic!("no compiler for {other:?}: {source}"),
     };
+    let shared = fs::read(path.with_file_name("talk.h")).unwrap_or_default();
     let mut hash = DefaultHasher::new();
-    (&text, &flags, compiler).hash(&mut hash);
+    (&text, shared, &flags, compiler).hash(&mut hash);
     let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
     let built = cache().join(format!("{stem}-{:016x}", hash.finish()));
     if !built.exists() {
@@ -526,13 +527,14 @@ fn wait(child: &mut Child, what: &str, limit: Duration) -> ExitStatus {
 
 /// Where the threads of a process are, for the message about a hang.
 fn state(pid: u32) -> String {
+    use std::fmt::Write;
     let mut text = String::new();
     for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let read =
             |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default().trim().replace('\n', " < ");
         let stat = read("stat");
         let state = stat.rsplit_once(") ").and_then(|(_, s)| s.get(..1)).unwrap_or("?").to_owned();
-        text += &format!("\n  {} {state} syscall {} kernel {}", read("comm"), read("syscall"), read("stack"));
+        let _ = write!(text, "\n  {} {state} syscall {} kernel {}", read("comm"), read("syscall"), read("stack"));
     }
     if text.is_empty() { "no such process".into() } else { text }
 }
