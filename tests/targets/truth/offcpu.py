@@ -46,7 +46,7 @@ class Waiter(threading.Thread):
         self.on_before = time.thread_time_ns()
         self.born = now()
         self.begun.set()
-        while control.open:
+        while True:
             begin = now()
             self.once()
             self.blocked += now() - begin
