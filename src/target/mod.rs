@@ -4,5 +4,7 @@
 //! start time together are the identity; a reused pid is never taken for the target.
 
 mod maps;
+mod process;
 
 pub use maps::{Mapping, Maps};
+pub use process::{describe, start_ticks};

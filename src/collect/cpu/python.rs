@@ -1,0 +1,155 @@
+//! The Python side of a sampled process: what the eBPF walker must know of its CPython, and what its code objects say.
+
+use rustc_hash::FxHashMap;
+
+use super::merge::Rule;
+use crate::os::bpf::{PyFrame, Python};
+use crate::os::memory::LiveMemory;
+use crate::python::Code;
+use crate::python::heap::Heap;
+use crate::python::layout::{FrameSource, Instr, Layout};
+use crate::python::Runtime;
+use crate::record::{Frame, FrameId, Recorder};
+
+/// Code objects kept; a target that compiles code for ever starts the cache anew.
+const CODE_LIMIT: usize = 100_000;
+/// `f_lasti` of a frame that has not run an instruction, -1, as the walker passes it on.
+const NOT_STARTED: u32 = 0x7fff_ffff;
+
+/// A CPython with the code objects and frames seen so far.
+pub(super) struct PythonSide {
+    pub(super) runtime: Runtime,
+    memory: LiveMemory,
+    codes: FxHashMap<(u64, u32), Option<Code>>,
+    frames: FxHashMap<PyFrame, Option<FrameId>>,
+    lines: FxHashMap<(u64, u32, Option<u32>), FrameId>,
+}
+
+impl PythonSide {
+    pub(super) fn new(runtime: Runtime, memory: LiveMemory) -> Self {
+        Self { runtime, memory, codes: FxHashMap::default(), frames: FxHashMap::default(), lines: FxHashMap::default() }
+    }
+
+    /// What the walker must know.
+    pub(super) fn walker(&self) -> Python {
+        walker(&self.runtime.layout, self.runtime.address, self.runtime.code_type.unwrap_or(0))
+    }
+
+    /// The interned frame for what the walker saw. `None`: the code object cannot be read or is another one by now.
+    pub(super) fn frame(&mut self, frame: PyFrame, recorder: &Recorder) -> Option<FrameId> {
+        if let Some(known) = self.frames.get(&frame) {
+            return *known;
+        }
+        if self.codes.len() > CODE_LIMIT {
+            self.codes.clear();
+            self.frames.clear();
+            self.lines.clear();
+        }
+        let layout = &self.runtime.layout;
+        let code = self.codes.entry((frame.code, frame.check)).or_insert_with(|| {
+            let heap = Heap { memory: &self.memory, layout };
+            let code = Code::read(heap, frame.code, self.runtime.code_type).ok()?;
+            // Freed and reused since the sample: a name would be a lie.
+            (frame.check == 0 || fingerprint(&code) == frame.check).then_some(code)
+        });
+        let id = code.as_ref().map(|code| {
+            let instr = match layout.instr {
+                Instr::Pointer => frame.code.wrapping_add(u64::from(frame.at)),
+                _ if frame.at == NOT_STARTED => u64::from(u32::MAX),
+                _ => u64::from(frame.at),
+            };
+            let line = code.line(layout, instr);
+            let name = || Frame::python(code.qualname.clone(), code.file.clone(), line);
+            *self.lines.entry((frame.code, frame.check, line)).or_insert_with(|| recorder.frame(name()))
+        });
+        self.frames.insert(frame, id);
+        id
+    }
+}
+
+/// The fingerprint that the walker computes of a code object (walk.h).
+fn fingerprint(code: &Code) -> u32 {
+    let (name, table) = code.marks;
+    let line = (code.first_line as u32).wrapping_mul(31);
+    line.wrapping_add(((name >> 4) as u32).wrapping_mul(17)).wrapping_add((table >> 4) as u32) | 1
+}
+
+/// The largest offset read in a code object, plus a word.
+fn code_size(l: &Layout) -> u32 {
+    [l.code_firstlineno, l.code_name, l.code_linetable, l.ob_type].into_iter().max().unwrap_or(0) + 8
+}
+
+/// The layout in the form of the walker's map. `runtime` and `code_type` are addresses in the target, 0 when not known.
+fn walker(l: &Layout, runtime: u64, code_type: u64) -> Python {
+    let (frame_source, current, previous) = match l.frame_source {
+        FrameSource::FrameObject => (0, 0, l.cframe_previous.unwrap_or(0)),
+        FrameSource::CFrame { current_frame, previous } => (1, current_frame, previous),
+        FrameSource::Direct => (2, 0, 0),
+    };
+    let entry_rule = match (l.owner_shim, l.frame_is_entry, l.ts_cframe) {
+        (Some(_), ..) => 3,
+        (None, Some(_), _) => 2,
+        (None, None, Some(_)) => 1,
+        _ => 0,
+    };
+    let (gil_rule, gil_holder, gil_pointer) = match (l.runtime_tstate_current, l.interp_gil) {
+        (Some(holder), _) => (1, holder, 0),
+        (None, Some(gil)) => (3, l.gil_last_holder, gil),
+        _ => (0, 0, 0),
+    };
+    let frame_words = [l.frame_previous, l.frame_code, l.frame_instr, l.frame_owner.unwrap_or(0) & !7, l.frame_is_entry.unwrap_or(0) & !7];
+    Python {
+        runtime,
+        code_type,
+        frame_source,
+        entry_rule,
+        interpreters_head: l.runtime_interpreters_head,
+        interp_next: l.interp_next,
+        threads_head: l.interp_threads_head,
+        ts_next: l.ts_next,
+        ts_interp: l.ts_interp,
+        ts_thread_id: l.ts_thread_id,
+        ts_frame: l.ts_frame,
+        ts_cframe: l.ts_cframe.unwrap_or(0),
+        cframe_current_frame: current,
+        cframe_previous: previous,
+        // Not a byte more: a frame may be the last thing in its page.
+        frame_size: frame_words.into_iter().max().unwrap_or(0) + 8,
+        frame_previous: l.frame_previous,
+        frame_code: l.frame_code,
+        frame_instr: l.frame_instr,
+        frame_owner: l.frame_owner.unwrap_or(0),
+        frame_is_entry: l.frame_is_entry.unwrap_or(0),
+        code_size: code_size(l),
+        code_firstlineno: l.code_firstlineno,
+        code_name: l.code_name,
+        code_linetable: l.code_linetable,
+        gil_rule,
+        gil_holder,
+        gil_locked: l.gil_locked,
+        gil_pointer,
+    }
+}
+
+/// How Python frames find their place among the native ones.
+pub(super) fn merge_rule(l: &Layout) -> Rule {
+    if l.ts_cframe.is_some() || l.owner_shim.is_some() { Rule::EntryMarks } else { Rule::EvalCalls }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::Version;
+
+    #[test]
+    fn every_version_fits_the_walkers_buffers() {
+        for minor in 8..=13 {
+            let layout = Layout::of(Version::new(3, minor)).unwrap();
+            let w = walker(&layout, 1, 2);
+            assert!(w.frame_size <= 256 && w.code_size <= 256, "{w:?}");
+            assert_eq!(w.frame_size, if minor < 11 { layout.frame_instr + 8 } else if minor == 11 { 72 } else { 72 });
+            assert_eq!(w.entry_rule, [0, 0, 1, 2, 3, 3][usize::from(minor) - 8]);
+            assert_eq!(merge_rule(&layout) == Rule::EvalCalls, minor < 10);
+        }
+    }
+}

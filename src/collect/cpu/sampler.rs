@@ -1,0 +1,475 @@
+//! The first rung at work: records of the rings become samples of the recording.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::merge::{Piece, PyItem, merge};
+use super::naming::{Naming, Unnamed, What};
+use super::process::{Process, Shared};
+use super::ticker::{Settings, Ticker};
+use crate::clock::Mono;
+use crate::collect::Running;
+use crate::error::Result;
+use crate::native::unwind::{End, NativeFrame, StackCopy};
+use crate::os::bpf::{self, Counters, ENTRY_MARK, Programs, SampleKind, flag};
+use crate::os::perf::{Record, StackSample};
+use crate::record::{
+    Event, FrameId, FrameKey, FrameKind, Loss, Mark, ProcessId, Reading, Recorder, Sample, SampleFlags, StackId, State, Thread,
+    ThreadId,
+};
+use crate::symbol::Modules;
+
+/// For so long after an exec the rings are visited often, so that a Python that starts is met early.
+const YOUNG_NS: u64 = 1_000_000_000;
+/// How often then.
+const YOUNG_INTERVAL: Duration = Duration::from_millis(4);
+/// More cut stacks than one in this many make the copies larger.
+const CUT_LIMIT: u64 = 200;
+/// The largest copy that fits a record beside the Python frames.
+const WIDEST: u32 = 56 * 1024;
+/// How often counters become readings and losses.
+const ACCOUNT_NS: u64 = 1_000_000_000;
+
+/// A process to sample from the start.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Its pid.
+    pub pid: u32,
+    /// Its start time in clock ticks: a reused pid has another one.
+    pub start_ticks: u64,
+    /// Its row in the recording.
+    pub id: ProcessId,
+}
+
+/// What to sample.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Samples a second of CPU time.
+    pub rate_hz: f64,
+    /// Hardware cycles instead of the timer.
+    pub cycles: bool,
+    /// On-CPU samples.
+    pub on_cpu: bool,
+    /// Off-CPU intervals.
+    pub off_cpu: bool,
+    /// Children too.
+    pub follow: bool,
+}
+
+/// Counts of what was seen, for the progress line.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    /// Samples recorded.
+    pub samples: u64,
+    /// Samples lost.
+    pub lost: u64,
+    /// Stacks unwound that were cut by the copy's size.
+    cut: u64,
+    malformed: u64,
+}
+
+/// The running first rung.
+pub struct Sampler {
+    ticker: Ticker,
+    table: Table,
+    accounted: Mono,
+    counted: Counters,
+    lost_records: u64,
+    started: Mono,
+}
+
+impl std::fmt::Debug for Sampler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sampler").finish_non_exhaustive()
+    }
+}
+
+/// Everything that records are turned into samples with.
+struct Table {
+    shared: Shared,
+    processes: FxHashMap<u32, Process>,
+    follow: bool,
+    young_until: Mono,
+    tally: Tally,
+    native: Vec<NativeFrame>,
+    python: Vec<PyItem<FrameId>>,
+    pieces: Vec<Piece<FrameId>>,
+    stack: Vec<FrameId>,
+    ended: Vec<u32>,
+    lost: u64,
+}
+
+impl Sampler {
+    /// Opens everything and knows the targets; nothing ticks yet.
+    ///
+    /// # Errors
+    /// `Denied` or `Unsupported` when this rung cannot be used here; nothing was changed then.
+    pub fn open(
+        targets: &[Target],
+        wanted: Wanted,
+        recorder: Arc<Recorder>,
+        modules: Arc<Modules>,
+        naming: Naming,
+        now: Mono,
+    ) -> Result<Self> {
+        // Up to 3.10 every Python call is a C call too; a copy that is not used costs only room in the ring.
+        let stack_bytes = if wanted.rate_hz > 2000.0 { 16 << 10 } else { 32 << 10 };
+        let settings = Settings {
+            rate_hz: wanted.rate_hz,
+            cycles: wanted.cycles,
+            stack_bytes,
+            ticks: wanted.on_cpu,
+            switches: wanted.off_cpu,
+            follow: wanted.follow,
+        };
+        let mut ticker = Ticker::open(settings, now)?;
+        let mut table = Table {
+            shared: Shared { recorder, modules, naming },
+            processes: FxHashMap::default(),
+            follow: wanted.follow,
+            young_until: now,
+            tally: Tally::default(),
+            native: Vec::new(),
+            python: Vec::new(),
+            pieces: Vec::new(),
+            stack: Vec::new(),
+            ended: Vec::new(),
+            lost: 0,
+        };
+        for t in targets {
+            let mut process = Process::new(t.pid, t.id, now);
+            process.refresh(&table.shared, now);
+            ticker.programs.set_target(t.pid, target(&process, t.start_ticks))?;
+            table.announce(&process, t.start_ticks);
+            table.processes.insert(t.pid, process);
+        }
+        Ok(Self { ticker, table, accounted: now, counted: Counters::default(), lost_records: 0, started: now })
+    }
+
+    /// Starts the timers.
+    pub fn start(&mut self, now: Mono) -> Result<()> {
+        self.started = now;
+        self.ticker.start(now)
+    }
+
+    /// A target was just released into its first exec: look often.
+    pub fn expect_exec(&mut self, now: Mono) {
+        self.table.young_until = now.plus(YOUNG_NS);
+    }
+
+    /// Counts so far.
+    pub fn tally(&self) -> Tally {
+        self.table.tally
+    }
+
+    /// Says which Pythons were refused, for the user: pid and reason.
+    pub fn refusals(&self) -> Vec<(u32, String)> {
+        self.table.processes.values().filter_map(|p| Some((p.pid, p.refused.clone()?))).collect()
+    }
+
+    /// Whether any target is left.
+    pub fn has_targets(&self) -> bool {
+        !self.table.processes.is_empty()
+    }
+
+    fn drain(&mut self, now: Mono) {
+        let Self { ticker, table, .. } = self;
+        ticker.drain(|programs, record| table.take(programs, record, now));
+        for process in table.processes.values_mut() {
+            if process.refresh(&table.shared, now) {
+                // Found only now: from the next tick on its frames are walked.
+                let start = crate::target::start_ticks(process.pid).unwrap_or(0);
+                drop(ticker.programs.set_target(process.pid, target(process, start)));
+            }
+        }
+        for pid in table.ended.drain(..) {
+            ticker.programs.remove_target(pid);
+            table.processes.remove(&pid);
+        }
+    }
+
+    fn account(&mut self, now: Mono) {
+        let (then, from) = (self.counted, self.accounted);
+        let counters = self.ticker.counters();
+        self.counted = counters;
+        self.accounted = now;
+        let recorder = &self.table.shared.recorder;
+        let mut lose = |count: u64, source, why: &str| {
+            if count > 0 {
+                recorder.put(Event::Loss(Loss { from, to: now, source, count, why: why.to_owned() }));
+                self.table.tally.lost += count;
+            }
+        };
+        lose(counters.lost - then.lost, "cpu", "the ring was full");
+        lose(counters.switch_lost - then.switch_lost, "off-cpu", "the ring was full");
+        lose(std::mem::take(&mut self.lost_records), "cpu", "the kernel dropped records");
+        lose(std::mem::take(&mut self.table.tally.malformed), "cpu", "records that could not be read");
+        let runs = counters.target_ticks + counters.switches_all;
+        for (metric, value) in [
+            ("bpf.run_ns", (counters.run_ns + counters.switch_run_ns) as f64),
+            ("bpf.runs", runs as f64),
+            ("cpu.ticks", counters.ticks as f64),
+            ("cpu.switches", counters.switches_all as f64),
+        ] {
+            recorder.put(Event::Reading(Reading { at: now, metric, scope: String::new(), value }));
+        }
+    }
+}
+
+fn target(process: &Process, start_tick: u64) -> bpf::Target {
+    bpf::Target { start_tick, id: process.id.0, reserved: 0, python: process.walker() }
+}
+
+impl Running for Sampler {
+    fn due(&self) -> Duration {
+        let usual = self.ticker.interval();
+        if self.accounted < self.table.young_until { usual.min(YOUNG_INTERVAL) } else { usual }
+    }
+
+    fn step(&mut self, now: Mono) -> Result<()> {
+        self.ticker.dither(now, false);
+        self.drain(now);
+        self.lost_records += std::mem::take(&mut self.table.lost);
+        let t = self.table.tally;
+        if t.cut * CUT_LIMIT > t.samples.max(100) {
+            self.ticker.widen(WIDEST);
+        }
+        if now.since(self.accounted) >= ACCOUNT_NS {
+            self.account(now);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, now: Mono) -> Result<()> {
+        self.ticker.stop();
+        self.drain(now);
+        self.account(now);
+        Ok(())
+    }
+}
+
+impl Table {
+    fn take(&mut self, programs: &mut Programs, record: Record<'_>, now: Mono) {
+        match record {
+            Record::Stack(sample) => self.stack_record(programs, &sample, now),
+            Record::Lost(n) => self.lost += n,
+            Record::Malformed => self.tally.malformed += 1,
+            Record::Mmap(map) => {
+                if let Some(p) = self.processes.get_mut(&map.pid) {
+                    p.set_stale();
+                }
+            }
+            Record::Comm { pid, tid, exec, name } => self.renamed(programs, pid, tid, exec, name, now),
+            Record::Fork(task) if self.follow && task.pid != task.parent && self.processes.contains_key(&task.parent) => {
+                self.born(programs, task.pid, task.parent, now);
+            }
+            Record::Exit(task) => {
+                if let Some(p) = self.processes.get_mut(&task.pid) {
+                    p.threads.remove(&task.tid);
+                    if task.pid == task.tid {
+                        let text = format!("process {} ended", task.pid);
+                        self.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exit", text }));
+                        self.ended.push(task.pid);
+                    }
+                }
+            }
+            Record::Fork(_) | Record::Plain(..) | Record::Throttle | Record::Other => {}
+        }
+    }
+
+    /// A process called exec, or a thread took another name.
+    fn renamed(&mut self, programs: &mut Programs, pid: u32, tid: u32, exec: bool, name: &[u8], now: Mono) {
+        let Some(p) = self.processes.get_mut(&pid) else { return };
+        let name = String::from_utf8_lossy(name).into_owned();
+        if let Some(&id) = p.threads.get(&tid) {
+            self.shared.recorder.update_thread(id, Thread { process: p.id, tid, name: name.clone() });
+        }
+        if !exec {
+            return;
+        }
+        p.exec();
+        p.refresh(&self.shared, now);
+        let start = crate::target::start_ticks(pid).unwrap_or(0);
+        drop(programs.set_target(pid, target(p, start)));
+        self.young_until = now.plus(YOUNG_NS);
+        let text = format!("process {pid} runs {name}");
+        self.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exec", text }));
+        if let Some(p) = self.processes.get(&pid) {
+            self.announce(p, start);
+        }
+    }
+
+    /// A child of a target, met by its fork record or by its first sample.
+    fn born(&mut self, programs: &mut Programs, pid: u32, parent: u32, now: Mono) {
+        if self.processes.contains_key(&pid) {
+            return;
+        }
+        let start = crate::target::start_ticks(pid).unwrap_or(0);
+        let id = self.shared.recorder.process(crate::target::describe(pid, parent, start));
+        let mut process = Process::new(pid, id, now);
+        process.refresh(&self.shared, now);
+        // The program entered the child itself, with its parent's Python; now it gets its own number.
+        if start != 0 {
+            drop(programs.set_target(pid, target(&process, start)));
+        }
+        self.announce(&process, start);
+        self.young_until = now.plus(YOUNG_NS);
+        self.processes.insert(pid, process);
+    }
+
+    /// Says in the recording what runs in a process.
+    fn announce(&self, process: &Process, start_ticks: u64) {
+        let mut row = crate::target::describe(process.pid, 0, start_ticks);
+        if let Some(python) = &process.python {
+            row.runtime = format!("CPython {}", python.runtime.text);
+        } else if let Some(why) = &process.refused {
+            row.runtime = why.clone();
+        }
+        self.shared.recorder.update_process(process.id, row);
+    }
+
+    fn stack_record(&mut self, programs: &mut Programs, record: &StackSample<'_>, now: Mono) {
+        let Some(sample) = bpf::Sample::parse(record.raw) else {
+            self.tally.malformed += 1;
+            return;
+        };
+        if !self.processes.contains_key(&record.pid) {
+            if !self.follow {
+                return;
+            }
+            self.born(programs, record.pid, 0, now);
+        }
+        let Some((thread, stack, flags)) = self.assemble(record, &sample, now) else { return };
+        if sample.kind == SampleKind::Cpu {
+            let weight_ns = sample.weight_ns;
+            self.tally.samples += 1;
+            self.shared.recorder.put(Event::Sample(Sample {
+                at: Mono(record.time),
+                thread,
+                stack,
+                weight_ns,
+                state: State::OnCpu,
+                reason: None,
+                flags,
+            }));
+        }
+    }
+
+    /// Turns the parts of one instant into one stack.
+    fn assemble(&mut self, record: &StackSample<'_>, sample: &bpf::Sample<'_>, now: Mono) -> Option<(ThreadId, StackId, SampleFlags)> {
+        let Self { shared, processes, native, python, pieces, stack, tally, .. } = self;
+        let process = processes.get_mut(&record.pid)?;
+        let recorder = &shared.recorder;
+        let mut flags = 0;
+
+        native.clear();
+        let end = match record.regs {
+            Some(regs) => {
+                let copy = StackCopy { regs, bytes: record.stack, cut: record.stack_full };
+                process.unwind(copy, native, shared, now)
+            }
+            // Without a user side the kernel's part is all there is.
+            None => End::Root,
+        };
+        match end {
+            End::Root => flags |= SampleFlags::ROOTED,
+            End::Truncated => {
+                flags |= SampleFlags::TRUNCATED;
+                tally.cut += 1;
+            }
+            End::Lost => {}
+        }
+
+        python.clear();
+        let mut lost = sample.flags & flag::PY_LOST != 0;
+        for f in sample.frames() {
+            if f.at == ENTRY_MARK {
+                python.push(PyItem::Entry(f.code));
+                continue;
+            }
+            let id = process.python_frame(f, recorder).unwrap_or_else(|| {
+                lost = true;
+                recorder.label("[python code gone]")
+            });
+            python.push(PyItem::Frame(id));
+        }
+        for (theirs, ours) in [
+            (flag::HAS_TSTATE, SampleFlags::HAS_PYTHON),
+            (flag::HOLDS_GIL, SampleFlags::GIL),
+            (flag::PY_TRUNCATED, SampleFlags::TRUNCATED),
+        ] {
+            if sample.flags & theirs != 0 {
+                flags |= ours;
+            }
+        }
+        if lost {
+            flags |= SampleFlags::PYTHON_LOST;
+        } else if !python.is_empty() {
+            flags |= SampleFlags::PYTHON;
+        }
+
+        let rule = process.rule().filter(|_| !python.is_empty());
+        let merged = match rule {
+            Some(rule) if !native.is_empty() => {
+                let eval = process.eval_ranges();
+                let is_eval = |a: u64| eval.iter().any(|r| r.contains(&a));
+                merge(rule, native, end, python, is_eval, pieces)
+            }
+            _ => {
+                pieces.clear();
+                pieces.extend((0..native.len()).map(Piece::Native));
+                pieces.extend(python.iter().filter_map(|p| match p {
+                    PyItem::Frame(f) => Some(Piece::Python(*f)),
+                    PyItem::Entry(_) => None,
+                }));
+                true
+            }
+        };
+        if !merged {
+            flags |= SampleFlags::UNMERGED;
+        }
+
+        stack.clear();
+        for address in record.kernel() {
+            let key = FrameKey { kind: FrameKind::Kernel, space: 0, address };
+            let (frame, new) = recorder.address_frame(key, || None);
+            if new {
+                shared.naming.ask(Unnamed { frame, what: What::Kernel(address), module: None });
+            }
+            stack.push(frame);
+        }
+        let gap = match end {
+            End::Lost => "[unwind lost]",
+            End::Root | End::Truncated => "[truncated]",
+        };
+        let mut filled = end == End::Root;
+        for piece in &*pieces {
+            stack.push(match piece {
+                Piece::Native(i) => process.native_frame(native[*i].address, recorder),
+                Piece::Python(f) => *f,
+                Piece::Gap => {
+                    filled = true;
+                    recorder.label(gap)
+                }
+                Piece::Unmerged => recorder.label("[unmerged]"),
+            });
+        }
+        if !filled {
+            stack.push(recorder.label(gap));
+        }
+        stack.reverse();
+        let thread = thread_of(process, record.tid, recorder);
+        Some((thread, recorder.stack(stack), SampleFlags(flags)))
+    }
+}
+
+/// The thread's row, added with its name when it is new.
+fn thread_of(process: &mut Process, tid: u32, recorder: &Recorder) -> ThreadId {
+    let (pid, id) = (process.pid, process.id);
+    *process.threads.entry(tid).or_insert_with(|| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+        recorder.thread(Thread { process: id, tid, name: name.trim_end().to_owned() })
+    })
+}
