@@ -56,20 +56,13 @@ fn rank_process(
     group: &[&Weighted],
     rows: &mut Vec<FunctionRow>,
 ) {
-    // Own weight of each node; after the upward pass, its weight with everything below.
+    // Own weight of each node.
     let mut own = vec![(0u64, 0u64); paths.len()];
     for w in group {
         let slot = &mut own[w.node.0 as usize];
         *slot = (slot.0 + w.samples, slot.1 + w.weight_ns);
     }
-    let mut total = own.clone();
-    for i in (1..paths.len()).rev() {
-        let (samples, ns) = total[i];
-        if let Some(node) = paths.node(NodeId(i as u32)).filter(|_| samples > 0) {
-            let up = &mut total[node.parent.0 as usize];
-            *up = (up.0 + samples, up.1 + ns);
-        }
-    }
+    let total = paths.totals(&own);
     let mut of_function: Vec<FunctionRow> = (0..frames.function_count() as u32)
         .map(|f| FunctionRow {
             process,

@@ -120,6 +120,17 @@ impl Paths {
         path
     }
 
+    /// The weights of all nodes with what is below them, `(samples, ns)`, from their own.
+    pub fn totals(&self, own: &[(u64, u64)]) -> Vec<(u64, u64)> {
+        let mut total = own.to_vec();
+        for (i, node) in self.nodes.iter().enumerate().rev() {
+            let (samples, ns) = total[i + 1];
+            let up = &mut total[node.parent.0 as usize];
+            *up = (up.0 + samples, up.1 + ns);
+        }
+        total
+    }
+
     /// Visits every node depth first, `true` on the way in and `false` on the way out.
     pub fn walk(&self, mut visit: impl FnMut(NodeId, ShownId, bool)) {
         let mut starts = vec![0u32; self.len() + 1];

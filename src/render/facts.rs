@@ -1,6 +1,7 @@
 //! The words that several renderers share: who was profiled, what the title says, numbers with separators.
 
 use crate::analysis::{ClockKind, Profile};
+use crate::record::{Thread, ThreadId};
 use crate::units::{Hertz, Nanos};
 
 /// `1234567` as `1,234,567`.
@@ -66,8 +67,12 @@ pub(super) fn slice(profile: &Profile<'_>) -> Option<String> {
 }
 
 /// What a thread is called: `worker (tid 43)`.
-pub(super) fn thread(profile: &Profile<'_>, id: crate::record::ThreadId) -> String {
-    let t = profile.recording.thread(id);
+pub(super) fn thread(profile: &Profile<'_>, id: ThreadId) -> String {
+    thread_name(profile.recording.thread(id))
+}
+
+/// The same of the thread itself.
+pub(super) fn thread_name(t: &Thread) -> String {
     if t.name.is_empty() { format!("tid {}", t.tid) } else { format!("{} (tid {})", t.name, t.tid) }
 }
 

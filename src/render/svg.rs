@@ -4,9 +4,7 @@
 //! how good the stacks are; a strip at the bottom explains the colours. A function has the same colour in every picture.
 //! Limit: branches narrower than 0.02 % are not drawn (their time stays in the width of their callers).
 
-use std::collections::hash_map::DefaultHasher;
 use std::fmt::Write as _;
-use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
 
 use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
@@ -59,10 +57,15 @@ fn paint(tone: Tone) -> Paint {
 
 /// The colour of a name: its tone's, shifted a little by the name, so that neighbours can be told apart.
 fn color(name: &str, tone: Tone) -> Color {
-    let mut hasher = DefaultHasher::new();
     // The line belongs to the function: `f (a.py:3)` and `f (a.py:7)` share a colour.
-    name.rsplit_once(':').map_or(name, |(function, _)| function).hash(&mut hasher);
-    let hash = hasher.finish();
+    let function = match tone {
+        Tone::Code(FrameKind::Python) => name.rsplit_once(':').map_or(name, |(function, _)| function),
+        _ => name,
+    };
+    // FNV-1a: the colours are the same with every compiler.
+    let hash =
+        function.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let hash = hash ^ (hash >> 32);
     let wander = |bits: u64, range: f64| ((bits & 0xff) as f64 / 255.0 - 0.5) * range;
     let p = paint(tone);
     rgb(
@@ -120,14 +123,15 @@ pub(super) fn write(profile: &Profile<'_>, options: &Options, out: &mut dyn Writ
     flame.palette_map = Some(&mut palette);
     flame.bgcolors = Some(BackgroundColor::Flat(Color { r: 255, g: 255, b: 255 }));
     flame.min_width = 0.0;
+    // Somewhat more than a monospaced character needs, so that no name runs into its neighbour.
+    flame.font_width = 0.62;
     flame.frame_height = 17;
     flame.name_type = "Frame:".to_owned();
     flame.notes = format!("{}; perfkit {}", facts::title(profile), env!("CARGO_PKG_VERSION"));
     let mut svg = Vec::new();
     flamegraph::from_lines(&mut flame, lines.iter().map(String::as_str), &mut svg)?;
     let svg = String::from_utf8(svg).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-    let mut present: Vec<Tone> = tree.names().map(|(_, tone)| tone).collect();
-    present.dedup();
+    let present: Vec<Tone> = tree.names().map(|(_, tone)| tone).collect();
     out.write_all(with_strip(&svg, &legend(&present)).as_bytes())
 }
 
@@ -198,7 +202,14 @@ fn with_strip(svg: &str, strip: &str) -> String {
         .replacen(&format!("viewBox=\"0 0 {WIDTH} {height}\""), &format!("viewBox=\"0 0 {WIDTH} {taller}\""), 1)
         .replacen(&format!("height=\"{height}\" fill=\"url"), &format!("height=\"{taller}\" fill=\"url"), 1)
         .replacen("</style>", &format!("{STYLE}</style>"), 1);
-    format!("{head}<g id=\"legend\" transform=\"translate(0,{})\">{strip}</g>{frames}", height.saturating_sub(2))
+    // A picture that no script has filled in leaves the lowest frame blank.
+    let root = frames.rfind("<title>all (").and_then(|at| frames[at..].find("></text>").map(|end| at + end + 1));
+    let (frames, rest) = frames.split_at(root.unwrap_or(frames.len()));
+    let all = if root.is_some() { "all" } else { "" };
+    format!(
+        "{head}<g id=\"legend\" transform=\"translate(0,{})\">{strip}</g>{frames}{all}{rest}",
+        height.saturating_sub(2)
+    )
 }
 
 /// Beside inferno's: thin white seams between frames, calmer captions.
