@@ -15,6 +15,7 @@ mod http;
 mod native;
 mod process;
 mod python;
+mod tally;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,8 +29,9 @@ use serde::Deserialize;
 use crate::error::Result;
 use process::Process;
 
-pub use client::{Drive, Latency, Load, Operation, Summary, Tally};
+pub use client::{Drive, Load, Operation};
 pub use native::serve as serve_native;
+pub use tally::{Latency, Summary, Tally};
 
 /// The hidden subcommand under which the perfkit binary is the native service: it has to call [`serve_native`].
 pub const NATIVE_SUBCOMMAND: &str = "demo-world";
@@ -85,7 +87,7 @@ impl World {
     pub fn start_with(program: &Path) -> Result<Self> {
         let interpreter = python::probe(program)?;
         let mut process = Process::spawn(interpreter.command())?;
-        process.feed(python::SOURCE.as_bytes())?;
+        process.feed(python::source().as_bytes())?;
         Self::ready(process, Runtime::Python(interpreter.version))
     }
 
@@ -131,10 +133,10 @@ impl World {
         self.process.is_alive()
     }
 
-    /// Ends the service as dropping does, and says how it ended.
+    /// Ends the service as dropping does, and returns what it wrote to stderr, which should be nothing.
     ///
     /// Errors: `Bug` when it had to be killed or did not end with code 0, with what it wrote to stderr.
-    pub fn end(mut self) -> Result<()> {
+    pub fn end(mut self) -> Result<String> {
         self.process.end()
     }
 

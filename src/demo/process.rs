@@ -98,10 +98,10 @@ impl Process {
         if complaint.is_empty() { error } else { error.caused_by(complaint) }
     }
 
-    /// Closes its stdin, waits for its end and reaps it.
-    pub(super) fn end(&mut self) -> Result<()> {
+    /// Closes its stdin, waits for its end and reaps it. What it wrote to stderr, the end of it.
+    pub(super) fn end(&mut self) -> Result<String> {
         if self.ended {
-            return Ok(());
+            return Ok(self.complaint());
         }
         drop(self.child.stdin.take());
         let listened = self.wait_for_end(Instant::now() + END_LIMIT);
@@ -111,10 +111,10 @@ impl Process {
         }
         let status = self.child.wait().map_err(|e| Error::io(format!("cannot wait for pid {}", self.child.id()), e))?;
         self.ended = true;
-        if listened && status.success() {
-            return Ok(());
-        }
         let complaint = self.complaint();
+        if listened && status.success() {
+            return Ok(complaint);
+        }
         let program = &self.program;
         Err(Error::new(Kind::Bug, format!("{program} ended with {status} when its stdin was closed: {complaint}")))
     }

@@ -15,11 +15,8 @@ use serde::Deserialize;
 use super::process::Process;
 use crate::error::{Error, Kind, Result};
 
-/// The world service.
-pub(super) const SOURCE: &str = include_str!("world.py");
-
-/// The name under which the world's functions stand in a stack: `find_path (world.py:95)`.
-const FILE_NAME: &str = "world.py";
+/// The program: its files, under the names that stand in a stack (`find_path (world.py:95)`), the main one last.
+const FILES: [(&str, &str); 2] = [("world.py", include_str!("world.py")), ("service.py", include_str!("service.py"))];
 
 /// The names that a CPython goes by, the best first.
 const NAMES: [&str; 8] =
@@ -36,8 +33,18 @@ const PROBE: &str = "import sys, json, asyncio, hashlib, sqlite3, zlib; print(js
     'implementation': sys.implementation.name, 'version': list(sys.version_info[:3]), 'executable': sys.executable, \
     'free_threaded': 't' in getattr(sys, 'abiflags', '')}))";
 
-/// Reads the program of the given length from stdin, which stays open behind it, and runs it as `__main__`.
-const LOADER: &str = "import sys; exec(compile(sys.stdin.buffer.read(int(sys.argv[2])), sys.argv[1], 'exec'))";
+/// Reads files from stdin, which stays open behind them; its arguments are their names and lengths in bytes. The last one
+/// is run, those before it can be imported by it.
+const LOADER: &str = r#"
+import sys, types
+*modules, main = list(zip(sys.argv[1::2], map(int, sys.argv[2::2])))
+def load(file, length, module):
+    exec(compile(sys.stdin.buffer.read(length), file, "exec"), module.__dict__)
+for file, length in modules:
+    module = sys.modules[file[:-3]] = types.ModuleType(file[:-3])
+    load(file, length, module)
+load(*main, sys.modules["__main__"])
+"#;
 
 /// A CPython that can run the world.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,12 +64,20 @@ struct Answer {
 }
 
 impl Interpreter {
-    /// The command that runs [`SOURCE`], once that has been written to its stdin.
+    /// The command that runs the world, once [`source`] has been written to its stdin.
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(&self.executable);
-        command.args(["-I", "-S", "-c", LOADER, FILE_NAME]).arg(SOURCE.len().to_string());
+        command.args(["-I", "-S", "-c", LOADER]);
+        for (name, text) in FILES {
+            command.arg(name).arg(text.len().to_string());
+        }
         command
     }
+}
+
+/// What the interpreter reads from its stdin.
+pub(super) fn source() -> String {
+    FILES.map(|(_, text)| text).concat()
 }
 
 /// The Pythons on `PATH`, each file once, in the order in which they should be tried.
@@ -120,10 +135,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_program_fits_into_a_pipe_and_keeps_to_the_old_syntax() {
+    fn the_program_fits_into_a_pipe() {
         // A pipe holds 64 KiB: feeding the program never waits for the interpreter to come up.
-        assert!(SOURCE.len() < 64 * 1024);
-        assert!(SOURCE.is_ascii(), "read as bytes by length, compiled as UTF-8");
+        assert!(source().len() < 64 * 1024);
     }
 
     #[test]

@@ -1,21 +1,8 @@
-"""A small NPC world as a web service: the program that `perfkit demo` looks at.
+"""A small world of people: a map with hills, water and weather, moods, memories and words.
 
-It is an ordinary asyncio service of the standard library alone, for CPython 3.8 and later.  Fifty people live on a
-map with hills, water and weather; players talk to them over HTTP/1.1:
-
-    POST /npc/{id}/interact   {"player_id": "p1", "text": "any news?"}   a player talks to one of them
-    GET  /npc/{id}            how that one feels, where it stands, what it remembers
-    GET  /world               everybody, and the map
-    GET  /environment         the weather
-    POST /chat                {"player_id": "p1", "message": "go to the market"}   a free-form command
-    GET  /health
-
-The work is of the kinds that a profiler has to tell apart: pure Python (dialogue scoring, path finding, moods,
-weather), C code called from Python (json, re, sqlite3, hashlib, zlib), waiting (the language model, which is only a
-sleep here) and a job on a thread pool (snapshots).  Nothing is done merely to burn time, and nothing grows for ever.
-
-It listens on a free port of 127.0.0.1, says so in one line on stdout (`READY {"port": ...}`) and ends when its stdin
-is closed, so that it cannot outlive whoever started it.
+The work is of the kinds that a profiler has to tell apart: pure Python (dialogue scoring, path finding, moods, weather),
+C code called from Python (re, sqlite3, json, zlib, hashlib) and a job on a thread pool (snapshots).  Nothing is done
+merely to burn time, and nothing grows for ever.  `service.py` puts it on the network.
 """
 
 from __future__ import annotations
@@ -24,32 +11,25 @@ import asyncio
 import hashlib
 import heapq
 import json
-import os
 import random
 import re
 import sqlite3
-import sys
-import threading
-import time
-import traceback
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 NPC_COUNT = 50
-MAP_WIDTH, MAP_HEIGHT = 40, 28
-WEATHER_COLUMNS, WEATHER_ROWS = 20, 14
+MAP_WIDTH, MAP_HEIGHT = 48, 32
+WEATHER_COLUMNS, WEATHER_ROWS = 48, 32
 TICK_S = 0.25
 SNAPSHOT_EVERY_TICKS = 4
 MEMORIES_PER_NPC = 120
-CHAT_LOG_LENGTH = 160
-HEADER_LIMIT_BYTES = 16 * 1024
-BODY_LIMIT_BYTES = 64 * 1024
-TEXT_LIMIT = 2000
+CHAT_LOG_LENGTH = 400
+GOSSIP_REACH = 6
 
 NAMES = ["Alda", "Bram", "Cosima", "Dorian", "Edda", "Falk", "Greta", "Hanno", "Ilse", "Jorin"]
 ROLES = ["smith", "innkeeper", "guard", "farmer", "healer"]
-PLACES = {"market": (20, 14), "harbour": (37, 5), "forge": (6, 22), "inn": (12, 8), "gate": (33, 24)}
+PLACES = {"market": (24, 16), "harbour": (44, 6), "forge": (7, 25), "inn": (14, 9), "gate": (40, 27)}
 EMOTIONS = ["joy", "anger", "fear", "trust"]
 PLEASANT = {"thanks", "please", "friend", "good", "gift", "help", "fine", "welcome", "beautiful", "peace"}
 UNPLEASANT = {"fool", "liar", "thief", "hate", "fight", "curse", "ugly", "war", "steal", "burn"}
@@ -215,6 +195,13 @@ def update_mood(npc, sentiment, people):
         npc.mood[emotion] = max(-1.0, min(1.0, felt))
 
 
+def spread_gossip(npc, sentiment, people):
+    """Those nearest to the talk hear of it, each a little less than the one before."""
+    nearest = heapq.nsmallest(GOSSIP_REACH, people, key=lambda other: tile_distance(npc.tile, other.tile))
+    for heard_by, other in enumerate(nearest):
+        update_mood(other, sentiment / (1 + heard_by), people)
+
+
 class Memory:
     """What people remember of their talks, in an SQLite database in memory."""
 
@@ -244,6 +231,9 @@ class Memory:
         )
         return [text for (text,) in rows]
 
+    def everything(self):
+        return ["{}: {}".format(player, text) for player, text in self.db.execute("SELECT player, text FROM memory")]
+
     def count(self, npc_id):
         return self.db.execute("SELECT count(*) FROM memory WHERE npc = ?", (npc_id,)).fetchone()[0]
 
@@ -272,6 +262,8 @@ def word_similarity(one, other):
     """1 for the same word, a part of it for words that begin alike."""
     if one == other:
         return 1.0
+    if one[0] != other[0]:
+        return 0.0
     alike = 0
     for a, b in zip(one, other):
         if a != b:
@@ -310,14 +302,11 @@ def search_chat_log(log, tokens):
     return [line for line in log if pattern.search(line)]
 
 
-async def ask_language_model(prompt):
-    """Stands in for the language model: an answer takes 20 to 60 ms, in which this process has nothing to do."""
-    digest = hashlib.sha256(prompt.encode()).digest()
-    await asyncio.sleep(0.020 + 0.040 * digest[0] / 255)
-    return "{:x}".format(int.from_bytes(digest[:4], "big"))
-
-
 # --- The world and its clock ------------------------------------------------------------------------------------------
+
+
+def encode_json(document):
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 class World:
@@ -335,6 +324,7 @@ class World:
         ]
         self.memory = Memory()
         self.chat_log = deque(maxlen=CHAT_LOG_LENGTH)
+        self.dream_up_history()
         self.tick = 0
         self.snapshot = {"bytes": 0, "compressed_bytes": 0, "digest": ""}
         self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="world-snapshot")
@@ -347,6 +337,18 @@ class World:
             "people": [npc.state() for npc in self.people],
             "map": {"width": MAP_WIDTH, "height": MAP_HEIGHT, "heights": self.terrain.heights},
         }
+
+    def dream_up_history(self):
+        """The world was there before its first player: rumours in the chat log, and in everybody's memory."""
+        for n in range(CHAT_LOG_LENGTH):
+            self.chat_log.append("traveller-{}: {}".format(n % 9, self.rng.choice(self.lines)[0]))
+        for npc in self.people:
+            for n in range(MEMORIES_PER_NPC):
+                self.memory.remember(npc.id, "traveller-{}".format(n % 9), self.rng.choice(self.lines)[0], n / 1000)
+
+    def player_tile(self, player):
+        """Players have no place of their own yet: each is somewhere, and stays there."""
+        return self.terrain.land[zlib.crc32(player.encode()) % len(self.terrain.land)]
 
     def move_people(self):
         """Everybody takes a step; one who has arrived looks for a new way, a few of them each tick."""
@@ -365,7 +367,8 @@ class World:
             self.move_people()
             self.weather.drift()
             if self.tick % SNAPSHOT_EVERY_TICKS == 0:
-                state = encode_json(self.state()) + b"\n" + "\n".join(self.chat_log).encode()
+                lines = list(self.chat_log) + self.memory.everything()
+                state = encode_json(self.state()) + "\n".join(lines).encode()
                 self.snapshot = await loop.run_in_executor(self.pool, take_snapshot, state)
 
 
@@ -374,266 +377,3 @@ def take_snapshot(state):
     compressed = zlib.compress(state, 9)
     digest = hashlib.sha256(compressed).hexdigest()
     return {"bytes": len(state), "compressed_bytes": len(compressed), "digest": digest}
-
-
-# --- The service ------------------------------------------------------------------------------------------------------
-
-
-class HttpError(Exception):
-    """An answer other than 200; `close` when the connection can no longer be trusted."""
-
-    def __init__(self, status, message, close=False):
-        super().__init__(message)
-        self.status, self.message, self.close = status, message, close
-
-
-REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    413: "Payload Too Large",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-}
-
-
-def encode_json(document):
-    return json.dumps(document, separators=(",", ":")).encode()
-
-
-def decode_json(body):
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        raise HttpError(400, "the body is not JSON") from None
-    if not isinstance(document, dict):
-        raise HttpError(400, "the body is not a JSON object")
-    return document
-
-
-def text_field(document, name, default=None):
-    text = document.get(name, default)
-    if not isinstance(text, str) or not text.strip() or len(text) > TEXT_LIMIT:
-        raise HttpError(400, "'{}' must be a text of at most {} characters".format(name, TEXT_LIMIT))
-    # A lone surrogate is valid JSON but not valid UTF-8; it must not reach the database.
-    return text.encode("utf-8", "replace").decode()
-
-
-class Service:
-    """The endpoints."""
-
-    def __init__(self, world):
-        self.world = world
-        self.started = time.monotonic()
-        self.requests = 0
-
-    async def answer(self, method, path, body):
-        self.requests += 1
-        parts = path.split("?", 1)[0].strip("/").split("/")
-        if len(parts) == 3 and parts[0] == "npc" and parts[2] == "interact":
-            require_method("POST", method)
-            return await self.interact(self.npc(parts[1]), decode_json(body))
-        if len(parts) == 2 and parts[0] == "npc":
-            require_method("GET", method)
-            return self.npc_state(self.npc(parts[1]))
-        if parts == ["chat"]:
-            require_method("POST", method)
-            return await self.chat(decode_json(body))
-        if parts == ["world"]:
-            require_method("GET", method)
-            return self.world_state()
-        if parts == ["environment"]:
-            require_method("GET", method)
-            return self.environment_state()
-        if parts == ["health"]:
-            require_method("GET", method)
-            uptime_s = round(time.monotonic() - self.started, 3)
-            return {"status": "ok", "uptime_s": uptime_s, "requests": self.requests}
-        raise HttpError(404, "no such resource")
-
-    def npc(self, text):
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= len(self.world.people):
-            raise HttpError(404, "no such NPC")
-        return self.world.people[int(text) - 1]
-
-    async def interact(self, npc, document):
-        """A player says something: remember, choose what to say, feel, perhaps walk off, and let the model phrase it."""
-        world = self.world
-        player, text = text_field(document, "player_id", "player"), text_field(document, "text")
-        tokens = tokenize_chat(text)[:40]
-        memories = world.memory.recall(npc.id, tokens[:8])
-        line = choose_dialogue_line(world.lines, tokens, npc)
-        sentiment = weigh_sentiment(tokens)
-        update_mood(npc, sentiment, world.people)
-        if not npc.path and sentiment <= 0:
-            npc.path = find_path(world.terrain, npc.tile, world.rng.choice(world.terrain.land))
-        voice = await ask_language_model("\n".join([npc.name, text, line] + memories))
-        world.memory.remember(npc.id, player, text, abs(sentiment) + len(tokens) / 100)
-        npc.talks += 1
-        return {
-            "npc_id": npc.id,
-            "name": npc.name,
-            "reply": line,
-            "voice": voice,
-            "mood": name_mood(npc.mood),
-            "memories": len(memories),
-        }
-
-    def npc_state(self, npc):
-        state = npc.state()
-        state["remembers"] = self.world.memory.count(npc.id)
-        return state
-
-    def world_state(self):
-        state = self.world.state()
-        state["digest"] = hashlib.sha256(encode_json(state["people"])).hexdigest()
-        return state
-
-    def environment_state(self):
-        self.world.weather.drift()
-        return self.world.weather.report()
-
-    async def chat(self, document):
-        """A free-form command; what is none is answered by the model, with what was said before as its context."""
-        world = self.world
-        player, message = text_field(document, "player_id", "player"), text_field(document, "message")
-        tokens = tokenize_chat(message)[:40]
-        context = search_chat_log(world.chat_log, tokens)
-        world.chat_log.append("{}: {}".format(player, message))
-        for intent, pattern in COMMANDS:
-            match = pattern.search(message)
-            if match:
-                break
-        else:
-            intent, match = "talk", None
-        answer = {"intent": intent, "context_lines": len(context)}
-        if intent == "go":
-            column, row = PLACES[match.group(1).lower()]
-            start = world.rng.choice(world.terrain.land)
-            answer["steps"] = len(find_path(world.terrain, start, row * MAP_WIDTH + column))
-        answer["reply"] = await ask_language_model("\n".join([player, message] + context[-10:]))
-        return answer
-
-
-def require_method(wanted, method):
-    if method != wanted:
-        raise HttpError(405, "use {}".format(wanted))
-
-
-# --- HTTP -------------------------------------------------------------------------------------------------------------
-
-
-async def read_request(reader):
-    """The next request of a connection as (method, path, headers, body), None when the client has closed it."""
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError as error:
-        if error.partial:
-            raise HttpError(400, "the request ends in its header", close=True) from None
-        return None
-    except asyncio.LimitOverrunError:
-        raise HttpError(431, "the header is too long", close=True) from None
-    method, path, headers = parse_head(head)
-    if "transfer-encoding" in headers:
-        raise HttpError(501, "send a content-length", close=True)
-    length = headers.get("content-length", "0")
-    if not re.fullmatch(r"[0-9]{1,15}", length):
-        raise HttpError(400, "content-length is not a number", close=True)
-    if int(length) > BODY_LIMIT_BYTES:
-        raise HttpError(413, "the body is too long", close=True)
-    try:
-        body = await reader.readexactly(int(length))
-    except asyncio.IncompleteReadError:
-        raise HttpError(400, "the request ends in its body", close=True) from None
-    return method, path, headers, body
-
-
-def parse_head(head):
-    lines = head.decode("latin-1").split("\r\n")
-    request_line = lines[0].split(" ")
-    if len(request_line) != 3 or not request_line[1].startswith("/") or request_line[2] not in ("HTTP/1.0", "HTTP/1.1"):
-        raise HttpError(400, "not an HTTP/1.1 request", close=True)
-    headers = {}
-    for line in lines[1:-2]:
-        name, colon, value = line.partition(":")
-        if not colon:
-            raise HttpError(400, "a header without a colon", close=True)
-        headers[name.strip().lower()] = value.strip()
-    if request_line[2] == "HTTP/1.0":
-        headers.setdefault("connection", "close")
-    return request_line[0], request_line[1], headers
-
-
-def format_response(status, document, close):
-    body = encode_json(document)
-    head = "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: {}\r\n\r\n".format(
-        status, REASONS[status], len(body), "close" if close else "keep-alive"
-    )
-    return head.encode() + body
-
-
-async def serve_connection(service, reader, writer):
-    """One client, request after request, until it goes or breaks the protocol."""
-    close = False
-    try:
-        while not close:
-            try:
-                request = await read_request(reader)
-                if request is None:
-                    break
-                method, path, headers, body = request
-                close = headers.get("connection", "").lower() == "close"
-                status, document = 200, await service.answer(method, path, body)
-            except HttpError as error:
-                status, document = error.status, {"error": error.message}
-                close = close or error.close
-            except (ConnectionError, asyncio.CancelledError):
-                raise
-            except Exception:
-                traceback.print_exc()
-                status, document = 500, {"error": "the service failed"}
-            writer.write(format_response(status, document, close))
-            await writer.drain()
-    except (ConnectionError, asyncio.CancelledError):
-        pass  # The client is gone, or the service is ending: there is nobody to tell.
-    finally:
-        writer.close()
-
-
-# --- The process ------------------------------------------------------------------------------------------------------
-
-
-def watch_stdin(on_end):
-    """Runs on a thread of its own: whoever started us holds the other end, and its end is ours."""
-    while os.read(0, 4096):
-        pass
-    on_end()
-
-
-async def serve():
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    world = World()
-    service = Service(world)
-    server = await asyncio.start_server(
-        lambda reader, writer: serve_connection(service, reader, writer), "127.0.0.1", 0, limit=HEADER_LIMIT_BYTES
-    )
-    clock = asyncio.ensure_future(world.live())
-    port = server.sockets[0].getsockname()[1]
-    runtime = "CPython {}.{}.{}".format(*sys.version_info[:3])
-    print("READY " + json.dumps({"port": port, "pid": os.getpid(), "runtime": runtime}), flush=True)
-    on_end = lambda: loop.call_soon_threadsafe(ended.set)  # noqa: E731
-    threading.Thread(target=watch_stdin, args=(on_end,), name="watch-stdin", daemon=True).start()
-    await ended.wait()
-    server.close()
-    clock.cancel()
-    world.pool.shutdown()
-
-
-if __name__ == "__main__":
-    try:
-        asyncio.run(serve())
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -4,9 +4,11 @@
 //! In: HTTP/1.1 on a free port of the loopback. Out: JSON. Invariants: it ends when its input does, and no request makes
 //! it panic. A thread serves each connection; one keeps the world's clock, and one takes its snapshots.
 
+mod memory;
 mod people;
 mod service;
 mod terrain;
+mod words;
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

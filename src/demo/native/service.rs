@@ -11,17 +11,17 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::chance::Chance;
-use super::people::{
-    Line, Memory, NPC_COUNT, Npc, NpcState, choose_dialogue_line, dialogue_lines, tokenize_chat, update_mood,
-    weigh_sentiment,
-};
+use super::memory::{MEMORIES_PER_NPC, Memory};
+use super::people::{NPC_COUNT, Npc, NpcState, spread_gossip};
 use super::terrain::{MAP_HEIGHT, MAP_WIDTH, PLACES, Terrain, Weather, find_path};
+use super::words::{Line, choose_dialogue_line, dialogue_lines, tokenize_chat, weigh_sentiment};
 use crate::error::{Error, Result};
 
 const TICK: Duration = Duration::from_millis(250);
 const SNAPSHOT_EVERY_TICKS: u64 = 4;
 const CHAT_LOG_LENGTH: usize = 2000;
 const TEXT_LIMIT: usize = 2000;
+const TOKEN_ROUNDS: usize = 10_000;
 
 /// An answer other than 200.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Service {
     pub(super) fn new() -> Result<Self> {
         let mut chance = Chance(7);
         let terrain = Terrain::new(&mut chance);
-        let people = (1..=NPC_COUNT)
+        let people = (1..=NPC_COUNT as u32)
             .map(|id| {
                 let tile = terrain.anywhere(&mut chance);
                 Npc::new(id, tile, &mut chance)
@@ -95,13 +95,15 @@ impl Service {
             .name("world-snapshot".to_owned())
             .spawn(move || jobs.iter().for_each(|state: Vec<u8>| *lock(&taken) = take_snapshot(&state)))
             .map_err(|e| Error::io("the demo's world cannot start", e))?;
+        let (memory, lines) = (Memory::new()?, dialogue_lines());
+        let chat_log = dream_up_history(&lines, &memory, &mut chance)?;
         Ok(Self {
             started: Instant::now(),
             terrain,
-            lines: dialogue_lines(),
+            lines,
             weather: Mutex::new(Weather::new(chance.clone())),
-            memory: Mutex::new(Memory::new()?),
-            state: Mutex::new(State { chance, people, chat_log: VecDeque::new(), tick: 0, requests: 0 }),
+            memory: Mutex::new(memory),
+            state: Mutex::new(State { chance, people, chat_log, tick: 0, requests: 0 }),
             snapshot,
             snapshots,
         })
@@ -114,7 +116,9 @@ impl Service {
             lock(&self.weather).drift();
             if lock(&self.state).tick.is_multiple_of(SNAPSHOT_EVERY_TICKS) {
                 let mut state = self.world_state().to_string();
-                for line in &lock(&self.state).chat_log {
+                // Without the memories a snapshot is smaller, and as good for a demo.
+                let memories = lock(&self.memory).everything().unwrap_or_default();
+                for line in lock(&self.state).chat_log.iter().chain(&memories) {
                     state.push('\n');
                     state.push_str(line);
                 }
@@ -174,50 +178,40 @@ impl Service {
         }
     }
 
-    /// A player says something: remember, choose what to say, feel, perhaps walk off, and let the model phrase it.
+    /// A player says something: recall, choose what to say, feel, walk towards them, and let the model phrase it.
     #[inline(never)]
     fn interact(&self, index: usize, document: &Value) -> Answer {
         let (player, text) = (text_field(document, "player_id", Some("player"))?, text_field(document, "text", None)?);
+        let (id, token) = (index as u32 + 1, derive_player_token(player));
         let mut tokens = tokenize_chat(text);
         tokens.truncate(40);
-        let id = index as u32 + 1;
         let memories = lock(&self.memory).recall(id, tokens.get(..8).unwrap_or(&tokens))?;
         let sentiment = weigh_sentiment(&tokens);
-        let no_such = || Refusal::new(404, "no such NPC");
-        let mood = {
+        let npc = {
             let mut state = lock(&self.state);
-            let npc = state.people.get(index).ok_or_else(no_such)?;
-            let mood = update_mood(npc, sentiment, &state.people);
-            state.people.get_mut(index).ok_or_else(no_such)?.mood = mood;
-            mood
+            let tile = npc_at(&mut state, index)?.tile;
+            spread_gossip(tile, sentiment, &mut state.people);
+            npc_at(&mut state, index)?.clone()
         };
-        let line = choose_dialogue_line(&self.lines, &tokens, &mood);
-        let (name, walks_off) = {
-            let mut state = lock(&self.state);
-            let State { chance, people, .. } = &mut *state;
-            let npc = people.get_mut(index).ok_or_else(no_such)?;
-            npc.talks += 1;
-            let goal = self.terrain.anywhere(chance);
-            (npc.name.clone(), (npc.path.is_empty() && sentiment <= 0.0).then_some((npc.tile, goal)))
-        };
-        if let Some((start, goal)) = walks_off {
-            let path = find_path(&self.terrain, start, goal);
-            if let Some(npc) = lock(&self.state).people.get_mut(index).filter(|n| n.tile == start) {
-                npc.path = path;
-            }
-        }
-        let voice = ask_language_model(&format!("{name}\n{text}\n{line}\n{}", memories.join("\n")));
+        let line = choose_dialogue_line(&self.lines, &tokens, npc.mood.anger);
+        let path = find_path(&self.terrain, npc.tile, self.terrain.place_of(fingerprint(player.as_bytes())));
+        let voice = ask_language_model(&format!("{}\n{text}\n{line}\n{}", npc.name, memories.join("\n")));
         lock(&self.memory).remember(id, player, text, sentiment.abs() + tokens.len() as f64 / 100.0)?;
+        let mut state = lock(&self.state);
+        let present = npc_at(&mut state, index)?;
+        present.talks += 1;
+        if present.tile == npc.tile {
+            present.path = path;
+        }
         Ok(json!({
-            "npc_id": id, "name": name, "reply": line, "voice": voice, "mood": mood.name(),
-            "memories": memories.len(),
+            "npc_id": id, "name": npc.name, "token": token, "reply": line, "voice": voice,
+            "mood": present.mood.name(), "memories": memories.len(),
         }))
     }
 
     #[inline(never)]
     fn npc_state(&self, index: usize) -> Answer {
-        let state = lock(&self.state).people.get(index).map(Npc::state);
-        let mut state = state.ok_or_else(|| Refusal::new(404, "no such NPC"))?;
+        let mut state = npc_at(&mut lock(&self.state), index)?.state();
         state.remembers = Some(lock(&self.memory).count(index as u32 + 1)?);
         Ok(json!(state))
     }
@@ -277,8 +271,23 @@ impl Service {
     }
 }
 
+/// The world was there before its first player: rumours in everybody's memory, and in the chat log that this returns.
+fn dream_up_history(lines: &[Line], memory: &Memory, chance: &mut Chance) -> Result<VecDeque<String>> {
+    let mut rumour = || lines.get(chance.below(lines.len() as u64) as usize).map_or("", |line| &line.text);
+    for id in 1..=NPC_COUNT as u32 {
+        for n in 0..MEMORIES_PER_NPC {
+            memory.remember(id, &format!("traveller-{}", n % 9), rumour(), f64::from(n) / 1000.0)?;
+        }
+    }
+    Ok((0..CHAT_LOG_LENGTH).map(|n| format!("traveller-{}: {}", n % 9, rumour())).collect())
+}
+
 fn require_method(wanted: &str, method: &str) -> std::result::Result<(), Refusal> {
     if method == wanted { Ok(()) } else { Err(Refusal::new(405, format!("use {wanted}"))) }
+}
+
+fn npc_at(state: &mut State, index: usize) -> std::result::Result<&mut Npc, Refusal> {
+    state.people.get_mut(index).ok_or_else(|| Refusal::new(404, "no such NPC"))
 }
 
 /// The index of the NPC that a path names.
@@ -306,6 +315,16 @@ fn text_field<'a>(document: &'a Value, name: &str, default: Option<&'a str>) -> 
 fn search_chat_log(log: &VecDeque<String>, tokens: &[String]) -> Vec<String> {
     let words: Vec<_> = tokens.iter().filter(|t| t.len() > 3).collect();
     log.iter().filter(|line| words.iter().any(|w| line.to_lowercase().contains(w.as_str()))).cloned().collect()
+}
+
+/// The token under which a player's talks are kept; stretched, so that it tells nobody the player's id.
+#[inline(never)]
+fn derive_player_token(player: &str) -> String {
+    let mut token = fingerprint(player.as_bytes());
+    for _ in 0..TOKEN_ROUNDS {
+        token = fingerprint(&token.to_le_bytes());
+    }
+    format!("{token:016x}")
 }
 
 /// Stands in for the language model: an answer takes 20 to 60 ms, in which this thread has nothing to do.

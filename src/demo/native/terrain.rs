@@ -5,14 +5,14 @@ use std::collections::{BinaryHeap, HashMap};
 
 use super::super::chance::Chance;
 
-pub(super) const MAP_WIDTH: usize = 128;
-pub(super) const MAP_HEIGHT: usize = 96;
+pub(super) const MAP_WIDTH: usize = 224;
+pub(super) const MAP_HEIGHT: usize = 160;
 const WEATHER_COLUMNS: usize = 96;
 const WEATHER_ROWS: usize = 64;
 
 /// The places that a chat command can name, with their column and row.
 pub(super) const PLACES: [(&str, usize, usize); 5] =
-    [("market", 64, 48), ("harbour", 118, 18), ("forge", 20, 76), ("inn", 38, 28), ("gate", 106, 82)];
+    [("market", 112, 80), ("harbour", 206, 30), ("forge", 34, 126), ("inn", 66, 46), ("gate", 186, 136)];
 
 /// A tile of the map, `row * MAP_WIDTH + column`.
 pub(super) type Tile = usize;
@@ -54,7 +54,12 @@ impl Terrain {
 
     /// A tile that one can stand on and leave.
     pub(super) fn anywhere(&self, chance: &mut Chance) -> Tile {
-        self.land.get(chance.below(self.land.len() as u64) as usize).copied().unwrap_or(0)
+        self.place_of(chance.below(self.land.len() as u64))
+    }
+
+    /// Players have no place of their own yet: each is somewhere, and stays there.
+    pub(super) fn place_of(&self, fingerprint: u64) -> Tile {
+        self.land.get((fingerprint % self.land.len().max(1) as u64) as usize).copied().unwrap_or(0)
     }
 
     fn neighbours(&self, tile: Tile) -> impl Iterator<Item = Tile> {
@@ -88,9 +93,9 @@ fn smooth_heights(heights: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// Ten times the steps between two tiles if there were no water.
-fn tile_distance(here: Tile, there: Tile) -> u64 {
-    10 * ((here / MAP_WIDTH).abs_diff(there / MAP_WIDTH) + (here % MAP_WIDTH).abs_diff(there % MAP_WIDTH)) as u64
+/// Steps between two tiles if there were no water.
+pub(super) fn tile_distance(here: Tile, there: Tile) -> u64 {
+    ((here / MAP_WIDTH).abs_diff(there / MAP_WIDTH) + (here % MAP_WIDTH).abs_diff(there % MAP_WIDTH)) as u64
 }
 
 /// A* from `start` to `goal`: the tiles to walk over, the last one first; nothing if there is no way.
@@ -109,7 +114,7 @@ pub(super) fn find_path(terrain: &Terrain, start: Tile, goal: Tile) -> Vec<Tile>
             if cheapest.get(&there).is_none_or(|&known| cost < known) {
                 cheapest.insert(there, cost);
                 came_from.insert(there, here);
-                frontier.push(Reverse((cost + tile_distance(there, goal), there)));
+                frontier.push(Reverse((cost + 10 * tile_distance(there, goal), there)));
             }
         }
     }
@@ -199,7 +204,7 @@ mod tests {
     fn a_path_is_a_chain_of_dry_neighbours() {
         let mut chance = Chance(3);
         let terrain = Terrain::new(&mut chance);
-        let (start, goal) = (terrain.anywhere(&mut chance), 48 * MAP_WIDTH + 64);
+        let (start, goal) = (terrain.anywhere(&mut chance), 80 * MAP_WIDTH + 112);
         let path = find_path(&terrain, start, goal);
         assert_eq!(path.first(), Some(&goal));
         let mut here = start;
