@@ -65,6 +65,10 @@ pub fn skip(missing: &str) -> Skipped {
         assert!(expected.split(',').any(|e| e == missing), "unexpected skip: {missing} is missing");
     }
     let _ = writeln!(std::io::stderr(), "SKIPPED: {missing} is missing");
+    if let Some(log) = std::env::var_os("PERFKIT_SKIP_LOG") {
+        let mut log = fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
+        writeln!(log, "{missing}").unwrap();
+    }
     Skipped
 }
 
