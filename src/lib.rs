@@ -17,6 +17,7 @@ pub mod os;
 pub mod python;
 pub mod record;
 pub mod render;
+pub mod session;
 pub mod symbol;
 pub mod target;
 pub mod units;

@@ -27,9 +27,15 @@ pub struct Store {
 }
 
 impl Store {
-    /// A recording in memory, for commands that were not asked for a file.
+    /// A recording in memory, for tests and small things.
     pub fn in_memory() -> Result<Self> {
         Self::prepare(Connection::open_in_memory()?, None)
+    }
+
+    /// A recording for commands that were not asked for a file: SQLite keeps it in a nameless file that goes with us, so
+    /// that a run of hours does not fill memory.
+    pub fn temporary() -> Result<Self> {
+        Self::prepare(Connection::open("")?, None)
     }
 
     /// Creates the recording at `path`. With `replace` an existing file goes; without, it is an error of kind `Usage`.

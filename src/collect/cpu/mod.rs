@@ -12,5 +12,21 @@ mod python;
 mod sampler;
 mod ticker;
 
+use crate::clock::Mono;
+use crate::collect::Running;
+use crate::error::Result;
+
 pub use naming::{Naming, Unnamed, What};
 pub use sampler::{Sampler, Tally, Target, Wanted};
+
+/// A rung of the ladder: an engine that samples stacks.
+pub trait Engine: Running {
+    /// Lets the first tick come.
+    fn start(&mut self, now: Mono) -> Result<()>;
+    /// Counts so far.
+    fn tally(&self) -> Tally;
+    /// Whether any target is left.
+    fn has_targets(&self) -> bool;
+    /// Pythons whose frames cannot be read: pid and reason.
+    fn refusals(&self) -> Vec<(u32, String)>;
+}

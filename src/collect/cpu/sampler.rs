@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use super::Engine;
 use super::merge::{Piece, PyItem, merge};
 use super::naming::{Naming, Unnamed, What};
 use super::process::{Process, Shared};
@@ -16,8 +17,8 @@ use crate::native::unwind::{End, NativeFrame, StackCopy};
 use crate::os::bpf::{self, Counters, ENTRY_MARK, Programs, SampleKind, flag};
 use crate::os::perf::{Record, StackSample};
 use crate::record::{
-    Event, FrameId, FrameKey, FrameKind, Loss, Mark, ProcessId, Reading, Recorder, Sample, SampleFlags, StackId, State, Thread,
-    ThreadId,
+    Event, FrameId, FrameKey, FrameKind, Loss, Mark, ProcessId, Reading, Recorder, Sample, SampleFlags, StackId, State,
+    Thread, ThreadId,
 };
 use crate::symbol::Modules;
 
@@ -77,7 +78,6 @@ pub struct Sampler {
     accounted: Mono,
     counted: Counters,
     lost_records: u64,
-    started: Mono,
 }
 
 impl std::fmt::Debug for Sampler {
@@ -145,33 +145,7 @@ impl Sampler {
             table.announce(&process, t.start_ticks);
             table.processes.insert(t.pid, process);
         }
-        Ok(Self { ticker, table, accounted: now, counted: Counters::default(), lost_records: 0, started: now })
-    }
-
-    /// Starts the timers.
-    pub fn start(&mut self, now: Mono) -> Result<()> {
-        self.started = now;
-        self.ticker.start(now)
-    }
-
-    /// A target was just released into its first exec: look often.
-    pub fn expect_exec(&mut self, now: Mono) {
-        self.table.young_until = now.plus(YOUNG_NS);
-    }
-
-    /// Counts so far.
-    pub fn tally(&self) -> Tally {
-        self.table.tally
-    }
-
-    /// Says which Pythons were refused, for the user: pid and reason.
-    pub fn refusals(&self) -> Vec<(u32, String)> {
-        self.table.processes.values().filter_map(|p| Some((p.pid, p.refused.clone()?))).collect()
-    }
-
-    /// Whether any target is left.
-    pub fn has_targets(&self) -> bool {
-        !self.table.processes.is_empty()
+        Ok(Self { ticker, table, accounted: now, counted: Counters::default(), lost_records: 0 })
     }
 
     fn drain(&mut self, now: Mono) {
@@ -222,6 +196,24 @@ fn target(process: &Process, start_tick: u64) -> bpf::Target {
     bpf::Target { start_tick, id: process.id.0, reserved: 0, python: process.walker() }
 }
 
+impl Engine for Sampler {
+    fn start(&mut self, now: Mono) -> Result<()> {
+        self.ticker.start(now)
+    }
+
+    fn tally(&self) -> Tally {
+        self.table.tally
+    }
+
+    fn has_targets(&self) -> bool {
+        !self.table.processes.is_empty()
+    }
+
+    fn refusals(&self) -> Vec<(u32, String)> {
+        self.table.processes.values().filter_map(|p| Some((p.pid, p.refused.clone()?))).collect()
+    }
+}
+
 impl Running for Sampler {
     fn due(&self) -> Duration {
         let usual = self.ticker.interval();
@@ -262,7 +254,9 @@ impl Table {
                 }
             }
             Record::Comm { pid, tid, exec, name } => self.renamed(programs, pid, tid, exec, name, now),
-            Record::Fork(task) if self.follow && task.pid != task.parent && self.processes.contains_key(&task.parent) => {
+            Record::Fork(task)
+                if self.follow && task.pid != task.parent && self.processes.contains_key(&task.parent) =>
+            {
                 self.born(programs, task.pid, task.parent, now);
             }
             Record::Exit(task) => {
@@ -358,7 +352,12 @@ impl Table {
     }
 
     /// Turns the parts of one instant into one stack.
-    fn assemble(&mut self, record: &StackSample<'_>, sample: &bpf::Sample<'_>, now: Mono) -> Option<(ThreadId, StackId, SampleFlags)> {
+    fn assemble(
+        &mut self,
+        record: &StackSample<'_>,
+        sample: &bpf::Sample<'_>,
+        now: Mono,
+    ) -> Option<(ThreadId, StackId, SampleFlags)> {
         let Self { shared, processes, native, python, pieces, stack, tally, .. } = self;
         let process = processes.get_mut(&record.pid)?;
         let recorder = &shared.recorder;

@@ -1,0 +1,102 @@
+//! The conductor: carries out a [`Plan`]: collectors, recording, names.
+//!
+//! In: a [`Plan`], a [`Stop`], a [`Progress`]. Out: an [`Outcome`] with the filled recording.
+
+mod control;
+mod ladder;
+mod measure;
+mod naming;
+pub mod plan;
+
+pub use control::{Painter, Progress, Remark, Status, Stop};
+pub use plan::Plan;
+
+use std::sync::Arc;
+
+use crate::collect::cpu::Target;
+use crate::error::Result;
+use crate::record::{Recorder, Store};
+use crate::target::{Identity, Launched};
+use plan::Targets;
+
+/// What a session left.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The recording, complete with names: in the plan's file, or a temporary one when none was asked for.
+    pub store: Store,
+    /// Why the result is less than what was asked for, if it is (exit code 4).
+    pub partial: Option<String>,
+    /// The exit code of the started program, if it ended before the session did.
+    pub child_exit: Option<i32>,
+    /// The started program, if it still runs: waited for (or ended) after the results are written.
+    pub child: Option<Launched>,
+}
+
+/// What happens when a snapshot is asked for: the store is flushed, and measuring goes on meanwhile.
+pub type Snapshot<'a> = dyn FnMut(&Store) -> Result<()> + 'a;
+
+/// Carries out `plan` until its duration, its targets or `stop` end it.
+///
+/// # Errors
+/// `Gone`, `Denied`, `Unsupported` when nothing could be measured, `Usage` when the program to start cannot be.
+pub fn run(plan: &Plan, stop: &Stop, progress: &Progress, snapshot: &mut Snapshot<'_>) -> Result<Outcome> {
+    let mut store = match plan.recording() {
+        Some(path) => Store::create(path, plan.force)?,
+        None => Store::temporary()?,
+    };
+    let recorder = Arc::new(Recorder::new());
+    let mut child = match &plan.targets {
+        Targets::Processes(_) => None,
+        Targets::Launch(program) => Some(Launched::start(program)?),
+    };
+    let result = describe(plan, &store).and_then(|()| {
+        let targets: Vec<Target> = match &plan.targets {
+            Targets::Processes(identities) => identities.iter().map(|i| enter(i, &recorder)).collect(),
+            Targets::Launch(_) => child.iter().map(|c| enter(c.identity(), &recorder)).collect(),
+        };
+        let mut hooks = Hooks { child: child.as_mut(), snapshot };
+        measure::measure(plan, &targets, &recorder, &mut store, stop, progress, &mut hooks)
+    });
+    match result {
+        Ok(measured) => {
+            let child_exit = child.as_mut().and_then(|c| c.try_wait().ok().flatten());
+            let child = child.filter(|_| child_exit.is_none());
+            Ok(Outcome { store, partial: measured.partial, child_exit, child })
+        }
+        Err(e) => {
+            // Nothing was measured: a recording without a sample would only mislead.
+            if let Some(path) = store.path().map(std::path::Path::to_owned) {
+                drop(store);
+                drop(std::fs::remove_file(path));
+            }
+            Err(e)
+        }
+    }
+}
+
+fn describe(plan: &Plan, store: &Store) -> Result<()> {
+    store.set_meta("command", &plan.command)?;
+    store.set_meta("plan", &plan.to_json()?)?;
+    store.set_meta("rate_hz", &plan.rate.0.to_string())?;
+    store.set_meta("perfkit", env!("CARGO_PKG_VERSION"))
+}
+
+fn enter(identity: &Identity, recorder: &Recorder) -> Target {
+    let row = crate::target::describe(identity.pid, identity.parent, identity.start_ticks);
+    Target { pid: identity.pid, start_ticks: identity.start_ticks, id: recorder.process(row) }
+}
+
+struct Hooks<'a, 'b> {
+    child: Option<&'a mut Launched>,
+    snapshot: &'a mut Snapshot<'b>,
+}
+
+impl measure::Hooks for Hooks<'_, '_> {
+    fn released(&mut self) -> Result<()> {
+        self.child.as_mut().map_or(Ok(()), |c| c.release())
+    }
+
+    fn snapshot(&mut self, store: &Store) -> Result<()> {
+        (self.snapshot)(store)
+    }
+}
