@@ -2,8 +2,8 @@
 
 use crate::clock::{Anchor, Mono};
 use crate::record::{
-    Event, Frame, FrameKey, FrameKind, Inline, Loss, Process, ProcessId, Reading, Recorder, Recording, Sample,
-    SampleFlags, StackId, State, Store, Thread, ThreadId,
+    Event, Frame, FrameKey, FrameKind, Inline, Loss, Process, ProcessId, Recorder, Recording, Sample, SampleFlags,
+    StackId, State, Store, Thread, ThreadId,
 };
 
 /// A second, ns.
@@ -83,13 +83,13 @@ impl Script {
     /// `n` on-CPU samples of 10 ms, one after the other from `ms` after the start.
     pub(crate) fn on_cpu(&self, thread: ThreadId, stack: StackId, ms: u64, n: u64) {
         for i in 0..n {
-            self.sample(thread, stack, (ms + 10 * i, 10_000_000), State::OnCpu, None, WHOLE);
+            self.sample(thread, stack, (ms + 10 * i, 10_000_000), (State::OnCpu, None), WHOLE);
         }
     }
 
     /// An interval of waiting.
     pub(crate) fn wait(&self, thread: ThreadId, stack: StackId, ms: u64, length_ms: u64, reason: &'static str) {
-        self.sample(thread, stack, (ms, length_ms * 1_000_000), State::OffCpu, Some(reason), WHOLE);
+        self.sample(thread, stack, (ms, length_ms * 1_000_000), (State::OffCpu, Some(reason)), WHOLE);
     }
 
     pub(crate) fn sample(
@@ -97,8 +97,7 @@ impl Script {
         thread: ThreadId,
         stack: StackId,
         (ms, weight_ns): (u64, u64),
-        state: State,
-        reason: Option<&'static str>,
+        (state, reason): (State, Option<&'static str>),
         flags: u32,
     ) {
         let at = Mono(Self::START + ms * 1_000_000);
@@ -109,12 +108,6 @@ impl Script {
     pub(crate) fn lost(&self, ms: u64, source: &'static str, count: u64, why: &str) {
         let at = Mono(Self::START + ms * 1_000_000);
         self.recorder.put(Event::Loss(Loss { from: at, to: at, source, count, why: why.into() }));
-    }
-
-    #[expect(dead_code, reason = "the renderers' tests will use it")]
-    pub(crate) fn reading(&self, ms: u64, metric: &'static str, value: f64) {
-        let at = Mono(Self::START + ms * 1_000_000);
-        self.recorder.put(Event::Reading(Reading { at, metric, scope: String::new(), value }));
     }
 
     pub(crate) fn done(mut self) -> Recording {

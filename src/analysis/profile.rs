@@ -454,7 +454,7 @@ mod tests {
         s.on_cpu(a, tick, 0, 20);
         s.on_cpu(a, tock, 200, 10);
         s.wait(b, lock, 1000, 2000, "futex");
-        s.sample(b, lock, (3000, SECOND / 2), State::Runnable, None, WHOLE);
+        s.sample(b, lock, (3000, SECOND / 2), (State::Runnable, None), WHOLE);
         s.lost(100, "cpu", 3, "ring full");
         s.lost(1500, "off-cpu", 4, "queue full");
         s.done()

@@ -105,7 +105,7 @@ mod tests {
             "/srv/npc/app/main.py",
             "/srv/npc/app/world/tick.py",
             "/usr/lib/python3.11/json/decoder.py",
-            "/root/.pyenv/versions/3.12.1/lib/python3.12/asyncio/base_events.py",
+            "/opt/pyenv/versions/3.12.1/lib/python3.12/asyncio/base_events.py",
             "/venv/lib/python3.11/site-packages/fastapi/routing.py",
             "<frozen importlib._bootstrap>",
             "app.py",

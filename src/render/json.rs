@@ -34,6 +34,7 @@ struct Document<'a> {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the contract")]
 struct Function<'a> {
     pid: u32,
     function: &'a str,
@@ -80,6 +81,7 @@ struct Cost {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "raw numbers carry their unit in the name")]
 struct Quality {
     python_pct: Option<f64>,
     rooted_pct: Option<f64>,

@@ -40,17 +40,13 @@ impl<'a> Frames<'a> {
         let list = &mut self.list;
         *self.of_name.entry(shown.name).or_insert_with(|| {
             let key = profile.frames.function(shown.function);
-            list.push(match key.kind {
-                FrameKind::Python => {
-                    // Whether lines tell frames apart is the selection's choice.
-                    let by_line = profile.selection.detail == Detail::Line;
-                    let line = shown.line.filter(|_| by_line);
-                    Frame { name: key.function.as_str().into(), file: key.file.as_deref(), line }
-                }
-                _ => {
-                    let file = key.path.as_deref().or(key.module.as_deref());
-                    Frame { name: profile.frames.name(shown.name).text.as_str().into(), file, line: None }
-                }
+            list.push(if key.kind == FrameKind::Python {
+                // Whether lines tell frames apart is the selection's choice.
+                let line = shown.line.filter(|_| profile.selection.detail == Detail::Line);
+                Frame { name: key.function.as_str().into(), file: key.file.as_deref(), line }
+            } else {
+                let file = key.path.as_deref().or(key.module.as_deref());
+                Frame { name: profile.frames.name(shown.name).text.as_str().into(), file, line: None }
             });
             list.len() - 1
         })

@@ -2,7 +2,7 @@
 //!
 //! Widths are time. The title says which clock, who, how many samples, at which rate and what was lost; the line below it
 //! how good the stacks are; a strip at the bottom explains the colours. A function has the same colour in every picture.
-//! Limit: branches narrower than 0.02 % are not drawn (their time stays in the width of their callers).
+//! Limit: branches narrower than 0.05 % are not drawn (their time stays in the width of their callers).
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ use crate::record::FrameKind;
 use crate::units::Bytes;
 
 /// Branches narrower than this share of the whole are left to their callers.
-const NARROWEST: f64 = 0.0002;
+const NARROWEST: f64 = 0.0005;
 /// Width of the picture before a browser makes it as wide as its window, px.
 const WIDTH: usize = 1200;
 /// Height of the strip at the bottom, px.
@@ -126,7 +126,7 @@ pub(super) fn write(profile: &Profile<'_>, options: &Options, out: &mut dyn Writ
     // Somewhat more than a monospaced character needs, so that no name runs into its neighbour.
     flame.font_width = 0.62;
     flame.frame_height = 17;
-    flame.name_type = "Frame:".to_owned();
+    "Frame:".clone_into(&mut flame.name_type);
     flame.notes = format!("{}; perfkit {}", facts::title(profile), env!("CARGO_PKG_VERSION"));
     let mut svg = Vec::new();
     flamegraph::from_lines(&mut flame, lines.iter().map(String::as_str), &mut svg)?;

@@ -123,32 +123,35 @@ fn fit(text: &str, room: usize) -> String {
     format!("{start}…{end}")
 }
 
+/// A column of the threads: its head, and the time in it.
+type Column = (&'static str, fn(&ThreadRow) -> Option<u64>);
+
+const COLUMNS: [Column; 4] = [
+    ("on CPU", |t| t.on_cpu_ns),
+    ("active", |t| t.active_ns),
+    ("off CPU", |t| t.off_cpu_ns),
+    ("runnable", |t| t.runnable_ns),
+];
+
 fn threads(profile: &Profile<'_>, options: &Options, ink: &Ink, out: &mut dyn Write) -> io::Result<()> {
     let waits = profile.selection.states.and(profile.recorded).meets(States::WAITING);
     if profile.threads.len() < 2 && !waits {
         return Ok(());
     }
-    let columns: Vec<(&str, fn(&ThreadRow) -> Option<u64>)> = vec![
-        ("on CPU", |t| t.on_cpu_ns),
-        ("active", |t| t.active_ns),
-        ("off CPU", |t| t.off_cpu_ns),
-        ("runnable", |t| t.runnable_ns),
-    ];
-    let columns: Vec<_> =
-        columns.into_iter().filter(|(_, of)| profile.threads.iter().any(|t| of(t).is_some())).collect();
-    let mut head = format!("{:32}  samples", "thread");
-    for (word, _) in &columns {
-        head.push_str(&format!("{word:>11}"));
-    }
-    if waits {
-        head.push_str("  waits for");
-    }
-    writeln!(out, "{}", ink.wrap("2", &head))?;
+    let measured = |(_, of): &&Column| profile.threads.iter().any(|t| of(t).is_some());
+    let columns: Vec<&Column> = COLUMNS.iter().filter(measured).collect();
+    let times = columns.iter().fold(String::new(), |head, (word, _)| head + &format!("{word:>11}"));
+    let tail = if waits { "  waits for" } else { "" };
+    writeln!(out, "{}", ink.wrap("2", &format!("{:32}  samples{times}{tail}", "thread")))?;
     for row in profile.threads.iter().take(THREADS) {
         let label = facts::thread(profile, row.thread);
         write!(out, "{:32}  {:>7}", fit(&label, 32), grouped(row.samples))?;
         for (_, of) in &columns {
-            let cell = of(row).map_or_else(|| "-".to_owned(), |ns| Nanos(ns).to_string());
+            let cell = match of(row) {
+                None => "-".to_owned(),
+                Some(0) => "0 s".to_owned(),
+                Some(ns) => Nanos(ns).to_string(),
+            };
             write!(out, "{cell:>11}")?;
         }
         if waits {

@@ -4,4 +4,5 @@
 
 mod consumers;
 mod goldens;
+mod large;
 mod service;

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::goldens::rendered;
 use super::service::{self, SECOND};
+use crate::rig::{for_each_python, python};
 
 /// The service's profile as `format` in a file.
 fn file(dir: &Path, name: &str, selection: &Selection, format: Format) -> PathBuf {
@@ -29,26 +30,6 @@ fn run(program: &Path, arguments: &[&str]) -> String {
         .unwrap_or_else(|e| panic!("{shown} is needed to read our output back: {e}; scripts/setup installs it"));
     assert!(done.status.success(), "{shown} {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).unwrap()
-}
-
-/// Every CPython from 3.8 on that pyenv has, and the system's own.
-fn pythons() -> Vec<PathBuf> {
-    let root = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
-    let root = root.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".pyenv")));
-    let versions = root.map(|r| r.join("versions")).and_then(|v| std::fs::read_dir(v).ok());
-    let mut found: Vec<PathBuf> = versions
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().ok()?;
-            let minor: u32 = name.strip_prefix("3.")?.split('.').next()?.parse().ok()?;
-            (minor >= 8).then(|| entry.path().join("bin/python3"))
-        })
-        .collect();
-    found.sort();
-    found.push("python3".into());
-    found
 }
 
 const READ_PSTATS: &str = r#"
@@ -79,10 +60,10 @@ print(s.prim_calls)
 fn pstats_loads_under_every_cpython() {
     let dir = tempfile::tempdir().unwrap();
     let path = file(dir.path(), "x.pstats", &Selection::cpu(), Format::Pstats);
-    for python in pythons() {
-        let said = run(&python, &["-c", READ_PSTATS, path.to_str().unwrap()]);
-        assert_eq!(said.trim(), "1800", "{}", python.display());
-    }
+    for_each_python(|python| {
+        let said = run(&python.path, &["-c", READ_PSTATS, path.to_str().unwrap()]);
+        assert_eq!(said.trim(), "1800");
+    });
 }
 
 fn decoded(selection: &Selection) -> protos::Profile {
@@ -245,7 +226,7 @@ fn nothing_selected_is_still_a_valid_file() {
     let path = dir.path().join("x.pstats");
     std::fs::write(&path, written(Format::Pstats)).unwrap();
     let read = "import pstats, sys; print(pstats.Stats(sys.argv[1]).prim_calls)";
-    assert_eq!(run(Path::new("python3"), &["-c", read, path.to_str().unwrap()]).trim(), "0");
+    assert_eq!(run(&python("").path, &["-c", read, path.to_str().unwrap()]).trim(), "0");
     let path = dir.path().join("x.pb.gz");
     std::fs::write(&path, written(Format::Pprof)).unwrap();
     run(Path::new("go"), &["tool", "pprof", "-top", path.to_str().unwrap()]);
@@ -263,7 +244,7 @@ fn svg_is_well_formed_and_interactive() {
         let path = dir.path().join("x.svg");
         std::fs::write(&path, &svg).unwrap();
         let parse = "import sys, xml.etree.ElementTree as e; print(e.parse(sys.argv[1]).getroot().get('height'))";
-        let height = run(Path::new("python3"), &["-c", parse, path.to_str().unwrap()]);
+        let height = run(&python("").path, &["-c", parse, path.to_str().unwrap()]);
         assert!(height.trim().parse::<u32>().unwrap() > 200);
     }
 }

@@ -44,23 +44,17 @@ impl Builder {
         (self.rng >> 33) % n
     }
 
-    fn put(&self, at: u64, thread: ThreadId, stack: StackId, weight_ns: u64, state: State, flags: u32) {
-        self.waited(at, thread, stack, weight_ns, (state, None), flags);
-    }
-
-    fn waited(
-        &self,
-        at: u64,
-        thread: ThreadId,
-        stack: StackId,
-        weight_ns: u64,
-        (state, reason): (State, Option<&'static str>),
-        flags: u32,
-    ) {
+    fn put(&self, at: u64, thread: ThreadId, stack: StackId, spent: Spent, flags: u32) {
+        let (weight_ns, state, reason) = spent;
         let (at, flags) = (Mono(START + at), SampleFlags(flags));
         self.r.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
     }
 }
+
+/// How long, in which state, waiting for what.
+type Spent = (u64, State, Option<&'static str>);
+/// A sample on a CPU.
+const RAN: Spent = (10_000_000, State::OnCpu, None);
 
 const LIBC: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
 const PYTHON: &str = "/usr/bin/python3.11";
@@ -152,8 +146,8 @@ fn fill(b: &mut Builder) {
         // Four tenths of the time it sleeps in epoll, in stretches of 40 ms.
         if i % 10 >= 6 {
             if i % 10 == 6 {
-                b.waited(at, main, idle, 38_000_000, (State::OffCpu, Some("epoll")), WHOLE);
-                b.put(at + 38_000_000, main, idle, 2_000_000, State::Runnable, WHOLE);
+                b.put(at, main, idle, (38_000_000, State::OffCpu, Some("epoll")), WHOLE);
+                b.put(at + 38_000_000, main, idle, (2_000_000, State::Runnable, None), WHOLE);
             }
             continue;
         }
@@ -170,7 +164,7 @@ fn fill(b: &mut Builder) {
             8 => WHOLE,
             _ => WHOLE | SampleFlags::GIL,
         };
-        b.put(at, main, stack, 10_000_000, State::OnCpu, flags);
+        b.put(at, main, stack, RAN, flags);
     }
     fill_saver(b, saver);
     fill_pathfinder(b, path);
@@ -188,12 +182,12 @@ fn fill_saver(b: &mut Builder, saver: ThreadId) {
     let gil = b.r.stack(&[clone, boot, save, lock, futex]);
     let disk = b.r.stack(&[clone, boot, save, write, io]);
     for i in 0..10u64 {
-        b.waited(i * SECOND, saver, gil, 300_000_000, (State::OffCpu, Some("GIL")), WHOLE);
-        b.waited(i * SECOND + 300_000_000, saver, gil, 500_000_000, (State::OffCpu, Some("sleep")), WHOLE);
-        b.waited(i * SECOND + 800_000_000, saver, disk, 150_000_000, (State::OffCpu, Some("disk")), WHOLE);
+        b.put(i * SECOND, saver, gil, (300_000_000, State::OffCpu, Some("GIL")), WHOLE);
+        b.put(i * SECOND + 300_000_000, saver, gil, (500_000_000, State::OffCpu, Some("sleep")), WHOLE);
+        b.put(i * SECOND + 800_000_000, saver, disk, (150_000_000, State::OffCpu, Some("disk")), WHOLE);
         let stack = b.r.stack(&[clone, boot, save]);
         for k in 0..5 {
-            b.put(i * SECOND + 950_000_000 + k * 10_000_000, saver, stack, 10_000_000, State::OnCpu, WHOLE);
+            b.put(i * SECOND + 950_000_000 + k * 10_000_000, saver, stack, RAN, WHOLE);
         }
     }
 }
@@ -220,7 +214,7 @@ fn fill_pathfinder(b: &mut Builder, path: ThreadId) {
     );
     let stack = b.r.stack(&[main, search]);
     for i in 0..250u64 {
-        b.put(i * 40_000_000, path, stack, 10_000_000, State::OnCpu, SampleFlags::ROOTED);
+        b.put(i * 40_000_000, path, stack, RAN, SampleFlags::ROOTED);
     }
 }
 
