@@ -1,0 +1,240 @@
+//! CPython seen from outside, compared with what each interpreter says about itself.
+//!
+//! Truth: the targets under `tests/targets/py/reader_*` park their threads and print where they stand. Tolerance: none;
+//! names, files and lines must be equal. An interpreter that is missing is a failure that names it.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use perfkit::error::Kind;
+use perfkit::os::memory::LiveMemory;
+use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap::Heap, locate};
+use perfkit::target::Maps;
+use serde_json::Value;
+
+/// The minor versions that must be there, and Debian's own.
+const MINORS: [u8; 6] = [8, 9, 10, 11, 12, 13];
+
+/// The interpreter of pyenv whose version starts with `version`.
+fn pyenv(version: &str) -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".pyenv");
+    let root = std::env::var_os("PYENV_ROOT").map_or_else(home, PathBuf::from).join("versions");
+    let prefix = format!("{version}.");
+    let entries = std::fs::read_dir(&root).unwrap_or_else(|e| panic!("no pyenv in {}: {e}", root.display()));
+    let mut found: Vec<_> = entries
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix)))
+        .collect();
+    found.sort();
+    let newest = found.pop().unwrap_or_else(|| panic!("CPython {version} is missing in {}", root.display()));
+    newest.join("bin/python")
+}
+
+/// Every interpreter that we promise to read.
+fn supported() -> Vec<PathBuf> {
+    let mut all: Vec<_> = MINORS.iter().map(|minor| pyenv(&format!("3.{minor}"))).collect();
+    all.push(PathBuf::from("/usr/bin/python3"));
+    all
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets/py").join(name)
+}
+
+/// A target that printed its line; killed when dropped.
+struct Parked {
+    child: Child,
+    _stdin: ChildStdin,
+    truth: Value,
+}
+
+impl Parked {
+    fn start(python: &Path, name: &str) -> Self {
+        let mut command = Command::new(python);
+        command.arg(script(name));
+        Self::command(command)
+    }
+
+    fn command(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?} does not start: {e}"));
+        let stdin = child.stdin.take().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let truth = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{command:?} printed {line:?}: {e}"));
+        Self { child, _stdin: stdin, truth }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn memory(&self) -> LiveMemory {
+        LiveMemory::new(self.pid())
+    }
+
+    fn locate(&self) -> Located {
+        locate(self.pid(), &Maps::of(self.pid()).unwrap(), &self.memory())
+    }
+
+    fn runtime(&self) -> Runtime {
+        match self.locate() {
+            Located::Found(runtime) => *runtime,
+            other => panic!("expected a CPython in {:?}, got {other:?}", self.truth["executable"]),
+        }
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The stack as the targets print it: name, file, line; innermost first.
+fn stack(memory: &LiveMemory, runtime: &Runtime, thread: &Thread) -> Vec<Value> {
+    let heap = Heap::new(memory, &runtime.layout);
+    let of = |frame: &frames::Frame| {
+        let code = Code::read(heap, frame.code, runtime.code_type).unwrap();
+        serde_json::json!([code.qualname, code.file, code.line(&runtime.layout, frame.instr)])
+    };
+    thread.frames.iter().map(of).collect()
+}
+
+#[test]
+fn stacks_equal_what_the_interpreter_says() {
+    for python in supported() {
+        compare_stacks(&Parked::start(&python, "reader_stacks.py"));
+    }
+}
+
+fn compare_stacks(target: &Parked) {
+    let (runtime, memory) = (target.runtime(), target.memory());
+    let truth = &target.truth;
+    let version = truth["version"].as_str().unwrap();
+    assert_eq!(runtime.text, version);
+    assert!(runtime.started && runtime.code_type.is_some() && !runtime.eval.is_empty(), "{runtime:?}");
+    let threads = frames::walk(&memory, &runtime, 10_000).unwrap();
+    let expected = truth["threads"].as_array().unwrap();
+    assert_eq!(threads.len(), expected.len(), "{version}");
+    for wanted in expected {
+        let name = &wanted["name"];
+        let ident = wanted["ident"].as_u64().unwrap();
+        let thread = threads.iter().find(|t| t.thread_id == ident).unwrap_or_else(|| panic!("{version}: {name}"));
+        assert_eq!((thread.cut, thread.moved, thread.interpreter), (None, false, 0), "{version} {name}");
+        assert_eq!(thread.native_id.map(u64::from), wanted["native"].as_u64(), "{version} {name}");
+        let found = stack(&memory, &runtime, thread);
+        assert_eq!(&Value::Array(found), &wanted["stack"], "{version} {name}");
+    }
+    assert_eq!(gil::of(&memory, &runtime, threads[0].interpreter_at).unwrap().holder, None, "{version}");
+}
+
+#[test]
+fn entry_frames_lie_on_the_c_stack_of_their_thread() {
+    for python in supported() {
+        check_entries(&Parked::start(&python, "reader_stacks.py"));
+    }
+}
+
+/// The C stack of a thread is `[stack]` or the mapping that holds its descriptor.
+fn check_entries(target: &Parked) {
+    let (runtime, memory) = (target.runtime(), target.memory());
+    let maps = Maps::of(target.pid()).unwrap();
+    for thread in frames::walk(&memory, &runtime, 10_000).unwrap() {
+        let entries: Vec<_> = thread.frames.iter().filter(|f| f.entry).collect();
+        assert!(!entries.is_empty() && thread.frames.last().unwrap().entry, "{}", runtime.text);
+        if runtime.version < Version::new(3, 10) {
+            assert!(thread.frames.iter().all(|f| f.entry && f.c_stack.is_none()));
+            continue;
+        }
+        // The stack grows down: the innermost entry has the lowest address.
+        let addresses: Vec<u64> = entries.iter().map(|f| f.c_stack.unwrap()).collect();
+        assert!(addresses.is_sorted(), "{}: {addresses:x?}", runtime.text);
+        let place = |address: u64| maps.at(address).map(|m| (m.path.clone(), m.start));
+        for address in addresses {
+            let found = place(address).unwrap();
+            assert!(found.0 == "[stack]" || Some(&found) == place(thread.thread_id).as_ref(), "{address:x} {found:?}");
+        }
+    }
+}
+
+#[test]
+fn the_holder_of_the_gil_is_the_thread_that_computes() {
+    for python in supported() {
+        find_holder(&Parked::start(&python, "reader_spin.py"));
+    }
+}
+
+fn find_holder(target: &Parked) {
+    let (runtime, memory) = (target.runtime(), target.memory());
+    // The main thread holds the GIL until it blocks in its read; the spinner takes it then.
+    let mut last = None;
+    for _ in 0..1_000_000 {
+        let threads = frames::walk(&memory, &runtime, 100).unwrap();
+        let gil = gil::of(&memory, &runtime, threads[0].interpreter_at).unwrap();
+        let holder = threads.iter().find(|t| Some(t.state) == gil.holder);
+        if holder.map(|t| t.thread_id) == target.truth["spinner"].as_u64() {
+            assert!(gil.locked && gil.switches > 0);
+            return;
+        }
+        last = Some((gil, threads));
+    }
+    panic!("{}: {last:x?}", runtime.text);
+}
+
+/// The interpreters that `scripts/newer_pythons` prepared: run by `cargo test -- --ignored`.
+#[test]
+#[ignore = "needs the interpreters of scripts/newer_pythons, and root for chroot"]
+fn newer_versions_by_their_debug_offsets() {
+    let root = PathBuf::from(std::env::var_os("PERFKIT_NEWER_PYTHONS").expect("PERFKIT_NEWER_PYTHONS is not set"));
+    for version in ["3.13", "3.14", "3.15"] {
+        let start = |name: &str| {
+            std::fs::create_dir_all(root.join("tmp")).unwrap();
+            std::fs::copy(script(name), root.join("tmp").join(name)).unwrap();
+            let mut command = Command::new("chroot");
+            command.arg(&root).arg(format!("/usr/bin/python{version}")).arg(format!("/tmp/{name}"));
+            Parked::command(command)
+        };
+        let target = start("reader_stacks.py");
+        compare_stacks(&target);
+        check_entries(&target);
+        find_holder(&start("reader_spin.py"));
+    }
+}
+
+#[test]
+fn older_versions_are_refused_by_name() {
+    for version in ["2.7", "3.6", "3.7"] {
+        let target = Parked::start(&pyenv(version), "reader_park.py");
+        let Located::Refused(refusal) = target.locate() else { panic!("{version}: {:?}", target.locate()) };
+        assert_eq!(refusal.kind(), Kind::Unsupported, "{refusal:?}");
+        let full = target.truth["version"].as_str().unwrap();
+        assert!(refusal.to_string().starts_with(&format!("CPython {full} in ")), "{refusal:?}");
+        assert!(refusal.advice().unwrap().contains("3.8 to"), "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_process_without_python_is_not_python() {
+    let child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = scopeguard(child);
+    let pid = child.0.id();
+    assert!(matches!(locate(pid, &Maps::of(pid).unwrap(), &LiveMemory::new(pid)), Located::NotPython));
+    child.0.stdin.take();
+}
+
+/// Kills the child when dropped.
+struct Guard(Child);
+
+fn scopeguard(child: Child) -> Guard {
+    Guard(child)
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
