@@ -8,6 +8,8 @@ mod debuginfo;
 mod demangle;
 mod elf64;
 mod files;
+mod jit;
+mod kernel;
 mod modules;
 mod namer;
 mod plt;
@@ -16,6 +18,8 @@ mod unwind;
 
 pub use debuginfo::SearchPaths;
 pub use demangle::demangle;
+pub use jit::{Jit, JitName};
+pub use kernel::{Kernel, KernelName};
 pub use modules::{Module, ModuleId, Modules};
 pub use namer::{Named, Namer};
 pub use unwind::{Bytes as SectionBytes, UnwindSections};
