@@ -6,5 +6,7 @@
 
 pub mod bpf;
 pub mod elf;
+pub mod launch;
 pub mod memory;
 pub mod perf;
+pub mod pidfd;

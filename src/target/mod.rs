@@ -3,8 +3,16 @@
 //! In: `/proc` and ELF files, read through the target's own root. Out: [`Identity`], [`Mapping`]s. Invariant: pid and
 //! start time together are the identity; a reused pid is never taken for the target.
 
+mod family;
+mod identity;
+mod launch;
 mod maps;
 mod process;
+mod select;
 
+pub use family::{Member, ProcessTree};
+pub use identity::{Identity, Pinned};
+pub use launch::{Launched, Program, RunAs};
 pub use maps::{Mapping, Maps};
 pub use process::{describe, start_ticks};
+pub use select::{Selected, Wanted, select};
