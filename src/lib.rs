@@ -8,6 +8,7 @@
 //! `collect` or `session`; `record` imports nothing above `clock`, `units` and `error`; `unsafe` lives in `os` alone.
 
 pub mod analysis;
+pub mod cli;
 pub mod clock;
 pub mod collect;
 pub mod demo;

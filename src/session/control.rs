@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::plan::Verbosity;
-use crate::record::Store;
 use crate::units::{Bytes, Nanos};
 
 /// Requests to a running session. Cheap to clone; the clones are one.
@@ -93,8 +92,6 @@ pub trait Painter: Send + Sync {
     fn status(&self, status: &Status);
     /// A line to be kept on the screen.
     fn remark(&self, remark: Remark, text: &str);
-    /// Writes the results as they would be if the session ended now. The store has just been flushed, names included.
-    fn snapshot(&self, store: &Store);
     /// The session measures no more: the line of progress goes away.
     fn done(&self) {}
 }
@@ -128,11 +125,6 @@ impl Progress {
         self.say(Remark::Note, text);
     }
 
-    /// Has the results written as they are now, from a store that has just been flushed; the session goes on.
-    pub fn snapshot(&self, store: &Store) {
-        self.0.snapshot(store);
-    }
-
     /// Says that measuring has ended.
     pub fn done(&self) {
         self.0.done();
@@ -150,7 +142,6 @@ struct Silent;
 impl Painter for Silent {
     fn status(&self, _: &Status) {}
     fn remark(&self, _: Remark, _: &str) {}
-    fn snapshot(&self, _: &Store) {}
 }
 
 #[cfg(test)]

@@ -378,7 +378,7 @@ mod tests {
     fn a_thread_id_names_its_process() {
         let (send, receive) = std::sync::mpsc::channel();
         let (stop, wait) = std::sync::mpsc::channel::<()>();
-        let mut child = std::thread::spawn(move || {
+        let child = std::thread::spawn(move || {
             send.send(nix::unistd::gettid().as_raw() as u32).unwrap();
             let _ = wait.recv();
         });
@@ -387,10 +387,6 @@ mod tests {
         assert_eq!(e.kind(), Kind::Usage);
         assert!(e.advice().unwrap().contains(&std::process::id().to_string()), "{e:?}");
         drop(stop);
-        child = {
-            child.join().unwrap();
-            std::thread::spawn(|| {})
-        };
         child.join().unwrap();
     }
 }
