@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use crate::collect::cpu::{Unnamed, What};
 use crate::error::{Error, Kind, Result};
 use crate::record::{Frame, FrameKind, Recorder};
-use crate::symbol::{Modules, Namer, SearchPaths};
+use crate::symbol::{Jit, Kernel, Modules, Namer, SearchPaths};
 
 /// A native frame that was named, for the inlined frames at the end.
 #[derive(Debug, Clone)]
@@ -26,10 +26,11 @@ impl NamingThread {
     /// Starts it.
     pub(super) fn start(queue: Receiver<Unnamed>, modules: Arc<Modules>, recorder: Arc<Recorder>) -> Result<Self> {
         let work = move || {
-            let mut namer = Namer::new(modules, SearchPaths::default());
+            let mut books =
+                Books { namer: Namer::new(modules, SearchPaths::default()), kernel: Kernel::new(), jit: Jit::new() };
             let mut native = Vec::new();
             for unnamed in queue {
-                let frame = name(&mut namer, &unnamed);
+                let frame = books.name(&unnamed);
                 if frame.function.is_some() {
                     recorder.name_frame(unnamed.frame, frame.clone());
                 }
@@ -52,23 +53,35 @@ impl NamingThread {
     }
 }
 
-fn name(namer: &mut Namer, unnamed: &Unnamed) -> Frame {
-    let (kind, address) = match unnamed.what {
-        What::Native(_, svma) => (FrameKind::Native, svma),
-        What::Kernel(address) => (FrameKind::Kernel, address),
-        What::Jit(_, address) => (FrameKind::Jit, address),
-    };
-    let mut frame = Frame {
-        kind,
-        function: None,
-        file: None,
-        line: None,
-        module: unnamed.module.clone(),
-        address: Some(address),
-        inlines: Vec::new(),
-    };
-    if let What::Native(module, svma) = unnamed.what {
-        frame.function = namer.name(module, svma).map(|n| n.function.to_string());
+/// Everything that knows names.
+struct Books {
+    namer: Namer,
+    kernel: Kernel,
+    jit: Jit,
+}
+
+impl Books {
+    fn name(&mut self, unnamed: &Unnamed) -> Frame {
+        let (kind, address) = match unnamed.what {
+            What::Native(_, svma) => (FrameKind::Native, svma),
+            What::Kernel(address) => (FrameKind::Kernel, address),
+            What::Jit(_, address) => (FrameKind::Jit, address),
+        };
+        let module = unnamed.module.clone();
+        let blank =
+            Frame { kind, function: None, file: None, line: None, module, address: Some(address), inlines: Vec::new() };
+        match unnamed.what {
+            What::Native(module, svma) => {
+                Frame { function: self.namer.name(module, svma).map(|n| n.function.to_string()), ..blank }
+            }
+            What::Kernel(address) => match self.kernel.name(address) {
+                Some(n) => Frame { function: Some(n.function), module: n.module, ..blank },
+                None => blank,
+            },
+            What::Jit(pid, address) => match self.jit.name(pid, address) {
+                Some(n) => Frame { function: Some(n.function), file: n.file, line: n.line, ..blank },
+                None => blank,
+            },
+        }
     }
-    frame
 }
