@@ -128,16 +128,7 @@ impl Recorder {
         if let Some(&id) = self.lock().labels.get(text) {
             return id;
         }
-        let frame = Frame {
-            kind: FrameKind::Label,
-            function: Some(text.to_owned()),
-            file: None,
-            line: None,
-            module: None,
-            address: None,
-            inlines: Vec::new(),
-        };
-        let id = self.frame(frame);
+        let id = self.frame(Frame::label(text.to_owned()));
         self.lock().labels.insert(text, id);
         id
     }
@@ -149,20 +140,13 @@ impl Recorder {
 
     /// The stack of these frames, outermost first.
     pub fn stack(&self, frames: &[FrameId]) -> StackId {
-        let mut guard = self.lock();
-        let t = &mut *guard;
-        let mut at = StackId::EMPTY;
-        for &frame in frames {
-            let stacks = &mut t.stacks;
-            let fresh = &mut t.batch.stacks;
-            at = *t.by_stack.entry((at, frame)).or_insert_with(|| {
-                *stacks += 1;
-                let id = StackId(*stacks);
-                fresh.push((id, Stack { parent: at, frame }));
-                id
-            });
-        }
-        at
+        let mut t = self.lock();
+        frames.iter().fold(StackId::EMPTY, |caller, &frame| push(&mut t, caller, frame))
+    }
+
+    /// The stack that is `caller` with one more frame at its leaf.
+    pub fn callee(&self, caller: StackId, frame: FrameId) -> StackId {
+        push(&mut self.lock(), caller, frame)
     }
 
     /// Takes an event; never blocks. Past the queue's limit it is dropped, and the drop becomes a loss row.
@@ -176,7 +160,31 @@ impl Recorder {
     }
 }
 
+fn push(t: &mut Tables, parent: StackId, frame: FrameId) -> StackId {
+    let Tables { stacks, batch, by_stack, .. } = t;
+    *by_stack.entry((parent, frame)).or_insert_with(|| {
+        *stacks += 1;
+        let id = StackId(*stacks);
+        batch.stacks.push((id, Stack { parent, frame }));
+        id
+    })
+}
+
 impl Frame {
+    /// A remark that is not code.
+    pub fn label(text: String) -> Self {
+        let function = Some(text);
+        Self {
+            kind: FrameKind::Label,
+            function,
+            file: None,
+            line: None,
+            module: None,
+            address: None,
+            inlines: Vec::new(),
+        }
+    }
+
     /// A Python frame.
     pub fn python(function: String, file: String, line: Option<u32>) -> Self {
         let (function, file) = (Some(function), Some(file));

@@ -9,7 +9,9 @@ pub mod merge;
 mod naming;
 mod process;
 mod python;
+mod reason;
 mod sampler;
+mod switches;
 mod ticker;
 
 use crate::clock::Mono;

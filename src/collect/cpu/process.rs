@@ -11,12 +11,13 @@ use rustc_hash::FxHashMap;
 
 use super::naming::{Naming, Unnamed, What};
 use super::python::{self as walker, PythonSide};
+use super::reason::{self, Wait};
 use crate::clock::Mono;
 use crate::native::unwind::{End, NativeFrame, ProcessUnwinder, StackCopy};
 use crate::os::bpf::PyFrame;
 use crate::os::memory::LiveMemory;
 use crate::python::{Located, locate};
-use crate::record::{FrameId, FrameKey, FrameKind, ProcessId, Recorder, ThreadId};
+use crate::record::{Frame, FrameId, FrameKey, FrameKind, ProcessId, Recorder, ThreadId};
 use crate::symbol::{ModuleId, Modules};
 use crate::target::{Mapping, Maps};
 
@@ -57,6 +58,8 @@ pub(super) struct Process {
     regions: Vec<Region>,
     unwinder: ProcessUnwinder,
     addresses: FxHashMap<u64, FrameId>,
+    gil: Option<Range<u64>>,
+    holders: FxHashMap<u64, FrameId>,
     stale: bool,
     read_at: Mono,
 }
@@ -74,6 +77,8 @@ impl Process {
             regions: Vec::new(),
             unwinder: ProcessUnwinder::default(),
             addresses: FxHashMap::default(),
+            gil: None,
+            holders: FxHashMap::default(),
             stale: true,
             read_at: now,
         }
@@ -91,6 +96,8 @@ impl Process {
         self.addresses.clear();
         self.python = None;
         self.refused = None;
+        self.gil = None;
+        self.holders.clear();
         self.stale = true;
     }
 
@@ -230,6 +237,28 @@ impl Process {
     /// Whether a native address lies in the eval function, as far as its symbols tell.
     pub(super) fn eval_ranges(&self) -> &[Range<u64>] {
         self.python.as_ref().map_or(&[], |p| &p.runtime.eval)
+    }
+
+    /// Why a thread of this process left the CPU.
+    pub(super) fn reason(&mut self, wait: Wait) -> &'static str {
+        if self.gil.is_none() {
+            self.gil = self.python.as_ref().and_then(PythonSide::gil);
+        }
+        let pid = self.pid;
+        reason::reason(wait, self.gil.as_ref(), |fd| reason::fd_kind(pid, fd))
+    }
+
+    /// `[held by NAME]` for the thread that holds the GIL.
+    pub(super) fn holder_label(&mut self, tstate: u64, recorder: &Recorder) -> Option<FrameId> {
+        if let Some(&known) = self.holders.get(&tstate) {
+            return Some(known);
+        }
+        let tid = self.python.as_ref()?.thread_of(tstate)?;
+        let name = std::fs::read_to_string(format!("/proc/{}/task/{tid}/comm", self.pid)).unwrap_or_default();
+        let text = format!("[held by {} {tid}]", name.trim_end());
+        let frame = recorder.frame(Frame::label(text));
+        self.holders.insert(tstate, frame);
+        Some(frame)
     }
 
     /// How this version ties eval calls to Python frames.

@@ -1,10 +1,12 @@
 //! The Python side of a sampled process: what the eBPF walker must know of its CPython, and what its code objects say.
 
+use std::ops::Range;
+
 use rustc_hash::FxHashMap;
 
 use super::merge::Rule;
 use crate::os::bpf::{PyFrame, Python};
-use crate::os::memory::LiveMemory;
+use crate::os::memory::{LiveMemory, Memory};
 use crate::python::Code;
 use crate::python::Runtime;
 use crate::python::heap::Heap;
@@ -15,6 +17,11 @@ use crate::record::{Frame, FrameId, Recorder};
 const CODE_LIMIT: usize = 100_000;
 /// `f_lasti` of a frame that has not run an instruction, -1, as the walker passes it on.
 const NOT_STARTED: u32 = 0x7fff_ffff;
+
+/// `struct _gil_runtime_state`: two words, the flag, two conditions and two mutexes of glibc (Python/ceval_gil.h).
+const GIL_BYTES: u64 = 8 + 8 + 8 + 8 + 48 + 40 + 48 + 40;
+/// glibc x86-64: `struct pthread` to its kernel thread id.
+const GLIBC_PTHREAD_TID: u64 = 720;
 
 /// A CPython with the code objects and frames seen so far.
 pub(super) struct PythonSide {
@@ -33,6 +40,33 @@ impl PythonSide {
     /// What the walker must know.
     pub(super) fn walker(&self) -> Python {
         walker(&self.runtime.layout, self.runtime.address, self.runtime.code_type.unwrap_or(0))
+    }
+
+    /// Where the GIL's lock and conditions lie in the target, `None` while it is not known.
+    pub(super) fn gil(&self) -> Option<Range<u64>> {
+        let l = &self.runtime.layout;
+        let at = match (l.runtime_gil, l.interp_gil) {
+            (Some(offset), _) => self.runtime.address.checked_add(u64::from(offset))?,
+            (None, Some(offset)) => {
+                let interp = self
+                    .memory
+                    .u64_at(self.runtime.address.checked_add(u64::from(l.runtime_interpreters_head))?)
+                    .ok()?;
+                self.memory.u64_at(interp.checked_add(u64::from(offset))?).ok()?
+            }
+            (None, None) => return None,
+        };
+        Some(at..at.checked_add(GIL_BYTES)?)
+    }
+
+    /// The thread id, in the target's own PID namespace, of the thread with this thread state.
+    pub(super) fn thread_of(&self, tstate: u64) -> Option<u32> {
+        let l = &self.runtime.layout;
+        if let Some(offset) = l.ts_native_thread_id {
+            return self.memory.u32_at(tstate.checked_add(u64::from(offset))?).ok();
+        }
+        let pthread = self.memory.u64_at(tstate.checked_add(u64::from(l.ts_thread_id))?).ok()?;
+        self.memory.u32_at(pthread.checked_add(GLIBC_PTHREAD_TID)?).ok()
     }
 
     /// The interned frame for what the walker saw. `None`: the code object cannot be read or is another one by now.

@@ -9,12 +9,14 @@ use super::Engine;
 use super::merge::{Piece, PyItem, merge};
 use super::naming::{Naming, Unnamed, What};
 use super::process::{Process, Shared};
+use super::reason::Wait;
+use super::switches::{Away, Switches};
 use super::ticker::{Settings, Ticker};
-use crate::clock::Mono;
+use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::Running;
 use crate::error::Result;
 use crate::native::unwind::{End, NativeFrame, StackCopy};
-use crate::os::bpf::{self, Counters, ENTRY_MARK, Programs, SampleKind, flag};
+use crate::os::bpf::{self, Counters, ENTRY_MARK, Programs, SampleKind, SwitchIn, ThreadTimes, flag};
 use crate::os::perf::{Record, StackSample};
 use crate::record::{
     Event, FrameId, FrameKey, FrameKind, Loss, Mark, ProcessId, Reading, Recorder, Sample, SampleFlags, StackId, State,
@@ -78,6 +80,7 @@ pub struct Sampler {
     accounted: Mono,
     counted: Counters,
     lost_records: u64,
+    off_cpu: bool,
 }
 
 impl std::fmt::Debug for Sampler {
@@ -99,6 +102,7 @@ struct Table {
     stack: Vec<FrameId>,
     ended: Vec<u32>,
     lost: u64,
+    switches: Switches,
 }
 
 impl Sampler {
@@ -137,6 +141,7 @@ impl Sampler {
             stack: Vec::new(),
             ended: Vec::new(),
             lost: 0,
+            switches: Switches::default(),
         };
         for t in targets {
             let mut process = Process::new(t.pid, t.id, now);
@@ -145,7 +150,14 @@ impl Sampler {
             table.announce(&process, t.start_ticks);
             table.processes.insert(t.pid, process);
         }
-        Ok(Self { ticker, table, accounted: now, counted: Counters::default(), lost_records: 0 })
+        Ok(Self {
+            ticker,
+            table,
+            accounted: now,
+            counted: Counters::default(),
+            lost_records: 0,
+            off_cpu: wanted.off_cpu,
+        })
     }
 
     fn drain(&mut self, now: Mono) {
@@ -161,6 +173,57 @@ impl Sampler {
         for pid in table.ended.drain(..) {
             ticker.programs.remove_target(pid);
             table.processes.remove(&pid);
+        }
+    }
+
+    /// Enters the threads that exist already: those asleep wait since before the recording.
+    fn enter_threads(&mut self) -> Result<()> {
+        for process in self.table.processes.values_mut() {
+            let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", process.pid)) else { continue };
+            for tid in tasks.flatten().filter_map(|t| t.file_name().to_str()?.parse::<u32>().ok()) {
+                let thread = thread_of(process, tid, &self.table.shared.recorder);
+                let runs = std::fs::read_to_string(format!("/proc/{}/task/{tid}/stat", process.pid))
+                    .is_ok_and(|s| s.rsplit(") ").next().is_some_and(|rest| rest.starts_with('R')));
+                let since = SystemClock.now();
+                let times = ThreadTimes {
+                    since_ns: since.0,
+                    off: (!runs).into(),
+                    state: (!runs).into(),
+                    reported: (!runs).into(),
+                    target: process.id.0,
+                    ..ThreadTimes::default()
+                };
+                self.ticker.programs.set_thread_times(tid, times)?;
+                if runs {
+                    continue;
+                }
+                let (stack, flags, reason) = asleep(process, tid, &self.table.shared.recorder);
+                let away =
+                    Away { sequence: 0, at: since, thread, stack, flags, reason: Some(reason), share: 256, told_ns: 0 };
+                self.table.switches.left(tid, away, &self.table.shared.recorder);
+            }
+        }
+        Ok(())
+    }
+
+    /// The exact times of every thread so far, as readings; the interval under way counts up to `now`.
+    fn thread_totals(&self, now: Mono) {
+        for (tid, t) in self.ticker.programs.thread_times() {
+            let open = now.0.saturating_sub(t.since_ns);
+            let (mut on, mut off, mut runnable) = (t.on_ns, t.off_ns, t.runnable_ns);
+            match (t.off != 0, t.woken_ns) {
+                (false, _) => on += open,
+                (true, 0) => off += open,
+                (true, woken) => {
+                    let ready = now.0.saturating_sub(woken).min(open);
+                    off += open - ready;
+                    runnable += ready;
+                }
+            }
+            for (metric, ns) in [("thread.on_ns", on), ("thread.off_ns", off), ("thread.runnable_ns", runnable)] {
+                let (scope, value) = (tid.to_string(), ns as f64);
+                self.table.shared.recorder.put(Event::Reading(Reading { at: now, metric, scope, value }));
+            }
         }
     }
 
@@ -198,7 +261,11 @@ fn target(process: &Process, start_tick: u64) -> bpf::Target {
 
 impl Engine for Sampler {
     fn start(&mut self, now: Mono) -> Result<()> {
-        self.ticker.start(now)
+        self.ticker.start(now)?;
+        if self.off_cpu {
+            self.enter_threads()?;
+        }
+        Ok(())
     }
 
     fn tally(&self) -> Tally {
@@ -230,13 +297,19 @@ impl Running for Sampler {
         }
         if now.since(self.accounted) >= ACCOUNT_NS {
             self.account(now);
+            self.table.switches.tell_long(now, false, &self.table.shared.recorder);
         }
         Ok(())
     }
 
     fn finish(&mut self, now: Mono) -> Result<()> {
         self.ticker.stop();
+        if self.off_cpu {
+            // Before the last processes are let go of: the programs know every thread's times to the end.
+            self.thread_totals(now);
+        }
         self.drain(now);
+        self.table.switches.tell_long(now, true, &self.table.shared.recorder);
         self.account(now);
         Ok(())
     }
@@ -262,6 +335,7 @@ impl Table {
             Record::Exit(task) => {
                 if let Some(p) = self.processes.get_mut(&task.pid) {
                     p.threads.remove(&task.tid);
+                    self.switches.ended(task.tid);
                     if task.pid == task.tid {
                         let text = format!("process {} ended", task.pid);
                         self.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exit", text }));
@@ -269,7 +343,12 @@ impl Table {
                     }
                 }
             }
-            Record::Fork(_) | Record::Plain(..) | Record::Throttle | Record::Other => {}
+            Record::Plain(_, raw) => match SwitchIn::parse(raw) {
+                Some(back) if self.switches.came_back(back, &self.shared.recorder) => self.tally.samples += 1,
+                Some(_) => {}
+                None => self.tally.malformed += 1,
+            },
+            Record::Fork(_) | Record::Throttle | Record::Other => {}
         }
     }
 
@@ -336,18 +415,46 @@ impl Table {
             self.born(programs, record.pid, 0, now);
         }
         let Some((thread, stack, flags)) = self.assemble(record, &sample, now) else { return };
-        if sample.kind == SampleKind::Cpu {
-            let weight_ns = sample.weight_ns;
+        let at = Mono(record.time);
+        match sample.kind {
+            SampleKind::Cpu => {
+                let weight_ns = sample.weight_ns;
+                self.tally.samples += 1;
+                let (state, reason) = (State::OnCpu, None);
+                self.shared.recorder.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
+            }
+            SampleKind::SwitchOut => self.left_cpu(record, &sample, (thread, stack, flags)),
+        }
+    }
+
+    /// A thread left the CPU: its wait begins, to be told when it comes back.
+    fn left_cpu(
+        &mut self,
+        record: &StackSample<'_>,
+        sample: &bpf::Sample<'_>,
+        (thread, mut stack, flags): (ThreadId, StackId, SampleFlags),
+    ) {
+        let Some(process) = self.processes.get_mut(&record.pid) else { return };
+        let recorder = &self.shared.recorder;
+        // State 0: it was preempted and waits for nothing but a CPU.
+        let reason = (sample.state != 0).then(|| {
+            let io_wait = sample.flags & flag::IO_WAIT != 0;
+            process.reason(Wait {
+                state: sample.state,
+                system_call: sample.system_call,
+                argument: sample.argument,
+                io_wait,
+            })
+        });
+        if reason == Some("GIL")
+            && let Some(holder) = process.holder_label(sample.gil_holder, recorder)
+        {
+            stack = recorder.callee(stack, holder);
+        }
+        let (sequence, at, share, told_ns) = (sample.sequence, Mono(record.time), sample.share, 0);
+        let away = Away { sequence, at, thread, stack, flags, reason, share, told_ns };
+        if self.switches.left(record.tid, away, recorder) {
             self.tally.samples += 1;
-            self.shared.recorder.put(Event::Sample(Sample {
-                at: Mono(record.time),
-                thread,
-                stack,
-                weight_ns,
-                state: State::OnCpu,
-                reason: None,
-                flags,
-            }));
         }
     }
 
@@ -471,4 +578,15 @@ fn thread_of(process: &mut Process, tid: u32, recorder: &Recorder) -> ThreadId {
         let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
         recorder.thread(Thread { process: id, tid, name: name.trim_end().to_owned() })
     })
+}
+
+/// What a thread that was asleep before the recording waits for, and its stack as far as it can be had without stopping it.
+fn asleep(process: &mut Process, tid: u32, recorder: &Recorder) -> (StackId, SampleFlags, &'static str) {
+    let text = std::fs::read_to_string(format!("/proc/{}/task/{tid}/syscall", process.pid)).unwrap_or_default();
+    let mut words = text.split_ascii_whitespace();
+    let system_call = words.next().and_then(|w| w.parse().ok());
+    let argument = words.next().and_then(|w| u64::from_str_radix(w.trim_start_matches("0x"), 16).ok()).unwrap_or(0);
+    let reason = process.reason(Wait { state: 1, system_call, argument, io_wait: false });
+    let stack = recorder.stack(&[recorder.label("[asleep since before the recording]")]);
+    (stack, SampleFlags::default(), reason)
 }

@@ -83,8 +83,8 @@ static __always_inline __u32 visible_pid(struct task_struct *task)
 	__u32 level, i;
 
 	if (!config.own_pid_ns)
-		return BPF_CORE_READ(task, pid);
-	pid = BPF_CORE_READ(task, thread_pid);
+		return task->pid;
+	pid = task->thread_pid;
 	level = BPF_CORE_READ(pid, level);
 	for (i = 0; i < 8; i++) {
 		struct upid *at = (void *)pid + bpf_core_field_offset(struct pid, numbers) + i * bpf_core_type_size(struct upid);
@@ -104,20 +104,20 @@ static __always_inline struct target *target_of(struct task_struct *task)
 	__u32 pid;
 
 	if (!config.own_pid_ns) {
-		pid = BPF_CORE_READ(task, tgid);
+		pid = task->tgid;
 		target = bpf_map_lookup_elem(&targets, &pid);
 		if (!target)
 			return 0;
-		leader = BPF_CORE_READ(task, group_leader);
+		leader = task->group_leader;
 	} else {
-		leader = BPF_CORE_READ(task, group_leader);
+		leader = task->group_leader;
 		pid = visible_pid(leader);
 		target = bpf_map_lookup_elem(&targets, &pid);
 		if (!target)
 			return 0;
 	}
 	/* A pid is only half of an identity. */
-	if (BPF_CORE_READ(leader, start_boottime) / config.clock_tick_ns != target->start_tick)
+	if (leader->start_boottime / config.clock_tick_ns != target->start_tick)
 		return 0;
 	return target;
 }
@@ -125,8 +125,8 @@ static __always_inline struct target *target_of(struct task_struct *task)
 /* Walks the Python frames of the current thread into s->sample. */
 static __always_inline void python_frames(struct scratch *s, struct task_struct *task, struct target *target, __u64 now)
 {
-	__u64 key = (__u64)target->id << 32 | (__u32)BPF_CORE_READ(task, pid);
-	__u64 thread_id = BPF_CORE_READ(task, thread.fsbase);
+	__u64 key = (__u64)target->id << 32 | (__u32)task->pid;
+	__u64 thread_id = task->thread.fsbase;
 	struct thread_state *known = bpf_map_lookup_elem(&thread_states, &key);
 	struct thread_state fresh = {};
 
@@ -158,6 +158,9 @@ static __always_inline struct scratch *prepare(__u32 which, struct target *targe
 	s->sample.state = 0;
 	s->sample.share = 256;
 	s->sample.frames_len = 0;
+	s->sample.argument = 0;
+	s->sample.gil_holder = 0;
+	s->sample.system_call = 0;
 	return s;
 }
 
@@ -173,7 +176,7 @@ static __always_inline __u64 sample_size(struct scratch *s)
 SEC("perf_event")
 int on_tick(struct bpf_perf_event_data *ctx)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
 	__u32 zero = 0;
 	struct counters *c = bpf_map_lookup_elem(&counters, &zero);
 	__u64 now = bpf_ktime_get_ns(), elapsed;
@@ -204,10 +207,14 @@ int on_tick(struct bpf_perf_event_data *ctx)
 	return 0;
 }
 
+/* From linux/sched.h */
+#define TASK_DEAD 0x80
+
 static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struct target *target, struct counters *c, __u64 now)
 {
-	__u32 tid = visible_pid(prev), state = BPF_CORE_READ(prev, __state);
+	__u32 tid = visible_pid(prev), state = prev->__state;
 	struct thread_times *t = bpf_map_lookup_elem(&thread_times, &tid), fresh = {};
+	struct pt_regs___user *regs;
 	struct scratch *s;
 
 	if (!t) {
@@ -227,6 +234,8 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 	t->reported = 0;
 	/* Preempted threads are runnable from the start. */
 	t->woken_ns = state ? 0 : now;
+	if (state & TASK_DEAD)
+		return;
 
 	if (now - c->window_ns > WINDOW_NS) {
 		c->share = c->switches > config.switch_budget && config.switch_budget ? c->switches * 256 / config.switch_budget : 256;
@@ -243,9 +252,12 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 	s->sample.kind = SAMPLE_SWITCH_OUT;
 	s->sample.sequence = t->sequence;
 	s->sample.state = state;
-	s->sample.share = c->share;
+	s->sample.share = c->share < 256 ? 256 : c->share;
 	if (prev->in_iowait)
 		s->sample.flags |= IO_WAIT;
+	regs = (void *)bpf_task_pt_regs(prev);
+	s->sample.system_call = BPF_CORE_READ(regs, orig_ax);
+	s->sample.argument = BPF_CORE_READ(regs, di);
 	if (target->python.runtime)
 		python_frames(s, prev, target, now);
 	if (bpf_perf_event_output(ctx, &stacks, BPF_F_CURRENT_CPU, &s->sample, sample_size(s)))
@@ -335,11 +347,11 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 	struct target *from = target_of(parent), to;
 	__u32 pid;
 
-	if (!from || BPF_CORE_READ(child, pid) != BPF_CORE_READ(child, tgid))
+	if (!from || child->pid != child->tgid)
 		return 0;
 	/* A fork shares its parent's memory map, so its Python lies at the same place until it calls exec. */
 	bpf_probe_read_kernel(&to, sizeof(to), from);
-	to.start_tick = BPF_CORE_READ(child, start_boottime) / config.clock_tick_ns;
+	to.start_tick = child->start_boottime / config.clock_tick_ns;
 	to.id = 0;
 	pid = visible_pid(child);
 	bpf_map_update_elem(&targets, &pid, &to, BPF_ANY);

@@ -37,4 +37,10 @@ struct task_struct {
 	unsigned char in_iowait : 1;
 };
 
+/* The user registers of a thread in the kernel; the suffix is libbpf's way to say "any definition of pt_regs". */
+struct pt_regs___user {
+	unsigned long orig_ax;
+	unsigned long di;
+};
+
 #pragma clang attribute pop

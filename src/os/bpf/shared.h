@@ -74,6 +74,10 @@ struct sample {
 	__u32 state;     /* switch out: task state */
 	__u32 share;     /* switch out: this stack stands for so many switches, in 1/256 */
 	__u32 frames_len;
+	__u64 argument;  /* switch out: first argument of the system call it waits in */
+	__u64 gil_holder; /* switch out: the thread state that holds the GIL, 0: nobody or not known */
+	__u32 system_call; /* switch out: its number, ~0 outside of a system call */
+	__u32 reserved;
 	struct py_frame frames[MAX_FRAMES];
 };
 

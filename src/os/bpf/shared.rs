@@ -163,6 +163,9 @@ pub mod flag {
     pub const IO_WAIT: u32 = 16;
 }
 
+/// Bytes before the frames.
+const HEAD: usize = 72;
+
 /// The head of a sample that a program wrote, and its Python frames.
 #[derive(Debug, Clone)]
 pub struct Sample<'a> {
@@ -178,6 +181,12 @@ pub struct Sample<'a> {
     pub state: u32,
     /// Switch out: how many switches this one stands for, in 1/256.
     pub share: u32,
+    /// Switch out: the system call it waits in; `None` outside of one (a page fault, a preemption).
+    pub system_call: Option<u32>,
+    /// Switch out: the call's first argument.
+    pub argument: u64,
+    /// Switch out: the Python thread state that holds the GIL, 0 when nobody does or it is not known.
+    pub gil_holder: u64,
     frames: &'a [u8],
 }
 
@@ -203,7 +212,7 @@ impl<'a> Sample<'a> {
             _ => return None,
         };
         let n = half(5)? as usize;
-        let frames = raw.get(48..48_usize.checked_add(n.checked_mul(16)?)?)?;
+        let frames = raw.get(HEAD..HEAD.checked_add(n.checked_mul(16)?)?)?;
         Some(Self {
             kind,
             weight_ns: word(0)?,
@@ -211,6 +220,9 @@ impl<'a> Sample<'a> {
             flags: half(1)?,
             state: half(3)?,
             share: half(4)?,
+            system_call: Some(half(10)?).filter(|n| *n != u32::MAX),
+            argument: word(6)?,
+            gil_holder: word(7)?,
             frames,
         })
     }
@@ -260,6 +272,7 @@ mod tests {
         for h in [0_u32, flag::HOLDS_GIL, 1, 0, 256, 2] {
             raw.extend_from_slice(&h.to_le_bytes());
         }
+        raw.extend_from_slice(&[0; 24]);
         for f in [(0x1000_u64, 4_u32, 5_u32), (0x7fff, ENTRY_MARK, 0)] {
             raw.extend_from_slice(&f.0.to_le_bytes());
             raw.extend_from_slice(&f.1.to_le_bytes());

@@ -151,21 +151,19 @@ static long walk_step(__u32 i, struct walk *w)
 	return 0;
 }
 
-static __always_inline int holds_gil(const struct python *py, __u64 tstate)
+/* The thread state that holds the GIL which `tstate` needs; 0 when nobody does or it is not known. */
+static __always_inline __u64 gil_holder(const struct python *py, __u64 tstate)
 {
 	__u64 at;
 
-	switch (py->gil_rule) {
-	case 1:
-		return user_word(py->runtime + py->gil_holder) == tstate;
-	case 2:
-	case 3:
-		at = user_word(tstate + py->ts_interp);
-		if (py->gil_rule == 3)
-			at = user_word(at + py->gil_pointer);
-		return (__u32)user_word(at + py->gil_locked) == 1 && user_word(at + py->gil_holder) == tstate;
-	}
-	return 0;
+	if (py->gil_rule == 1)
+		return user_word(py->runtime + py->gil_holder);
+	if (py->gil_rule < 2)
+		return 0;
+	at = user_word(tstate + py->ts_interp);
+	if (py->gil_rule == 3)
+		at = user_word(at + py->gil_pointer);
+	return (__u32)user_word(at + py->gil_locked) == 1 ? user_word(at + py->gil_holder) : 0;
 }
 
 /* Fills s->sample's Python part for the current thread, whose thread pointer is `thread_id`. */
@@ -181,7 +179,8 @@ static __always_inline void walk_python(struct scratch *s, const struct python *
 	} else if (py->entry_rule == 1) {
 		w.cframe = user_word(known->tstate + py->ts_cframe);
 	}
-	if (holds_gil(py, known->tstate))
+	s->sample.gil_holder = gil_holder(py, known->tstate);
+	if (s->sample.gil_holder == known->tstate)
 		w.flags |= HOLDS_GIL;
 	bpf_loop(MAX_FRAMES, walk_step, &w, 0);
 	s->sample.flags |= w.flags;
