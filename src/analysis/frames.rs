@@ -217,7 +217,7 @@ fn name_of(kind: FrameKind, function: &str, file: Option<&str>, line: Option<u32
         FrameKind::Native => format!("{function} ({})", file.unwrap_or("?")),
         FrameKind::Kernel => format!("{function}_[k]"),
         FrameKind::Jit => format!("{function}_[j]"),
-        FrameKind::Label if function.starts_with('[') => function.to_owned(),
+        FrameKind::Label if function.starts_with('[') && function.ends_with(']') => function.to_owned(),
         FrameKind::Label => format!("[{function}]"),
     };
     clean(&text)
