@@ -207,17 +207,17 @@ impl FrameTable {
 
 /// The collapsed form of a frame's name.
 fn name_of(kind: FrameKind, function: &str, file: Option<&str>, line: Option<u32>) -> String {
+    let bracketed = function.starts_with('[') && function.ends_with(']');
     let text = match kind {
         FrameKind::Python => match (file, line) {
             (Some(file), Some(line)) => format!("{function} ({file}:{line})"),
             (file, _) => format!("{function} ({})", file.unwrap_or("?")),
         },
-        // A symbol-less native frame already names its module.
-        FrameKind::Native if function.starts_with('[') && function.ends_with(']') => function.to_owned(),
+        // Remarks are bracketed, and native frames without a symbol, which already name their module.
+        FrameKind::Native | FrameKind::Label if bracketed => function.to_owned(),
         FrameKind::Native => format!("{function} ({})", file.unwrap_or("?")),
         FrameKind::Kernel => format!("{function}_[k]"),
         FrameKind::Jit => format!("{function}_[j]"),
-        FrameKind::Label if function.starts_with('[') => function.to_owned(),
         FrameKind::Label => format!("[{function}]"),
     };
     clean(&text)

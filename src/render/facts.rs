@@ -31,7 +31,7 @@ pub(super) fn target(profile: &Profile<'_>) -> String {
     // Without a sample, what was attached to is still worth naming.
     let busiest = profile.processes.first().map(|p| rec.process(p.process)).or(rec.processes.first());
     let Some(process) = busiest else { return "no process".to_owned() };
-    let name = if process.name.is_empty() { "process" } else { &process.name };
+    let name = if process.name.is_empty() { "process".to_owned() } else { clean(&process.name) };
     match profile.processes.len() {
         0 | 1 => format!("{name} (pid {})", process.pid),
         n => format!("{name} (pid {}) and {} more", process.pid, n - 1),
@@ -46,9 +46,14 @@ pub(super) fn clean(text: &str) -> String {
 /// `12,345 samples in 60.0 s at 99 Hz, none lost`.
 pub(super) fn extent(profile: &Profile<'_>) -> String {
     let things = if profile.samples == 1 { "sample" } else { "samples" };
-    let rate = profile.rates.asked_hz.map_or_else(String::new, |hz| format!(" at {}", Hertz(hz)));
+    let rate = rate(profile).map_or_else(String::new, |hz| format!(" at {hz}"));
     let lost = if profile.lost == 0 { "none lost".to_owned() } else { format!("{} LOST", grouped(profile.lost)) };
     format!("{} {things} in {}{rate}, {lost}", grouped(profile.samples), profile.window.length())
+}
+
+/// The rate that was asked for; intervals of waiting are not sampled at a rate.
+pub(super) fn rate(profile: &Profile<'_>) -> Option<Hertz> {
+    profile.rates.asked_hz.filter(|_| profile.clock != ClockKind::OffCpu).map(Hertz)
 }
 
 /// The title of a picture or file: clock, target, samples, rate, loss.

@@ -188,10 +188,6 @@ impl Builder {
         let address = frame.address.unwrap_or(0);
         if let Some(m) = self.mappings.get_mut(id as usize - 1) {
             m.memory_limit = m.memory_limit.max((address / PAGE).saturating_add(1).saturating_mul(PAGE));
-            // Names, where there are any, are final: a viewer need not look for the module on its own machine.
-            if frame.function.is_some() {
-                (m.has_functions, m.has_filenames, m.has_line_numbers, m.has_inline_frames) = (true, true, true, true);
-            }
         }
         id
     }
@@ -202,7 +198,17 @@ impl Builder {
         }
         let id = self.mappings.len() as u64 + 1;
         let filename = self.string(module);
-        self.mappings.push(protos::Mapping { id, filename, memory_limit: PAGE, ..Default::default() });
+        // Names, or that there are none, are final: a viewer is not to look for the module on its own machine.
+        self.mappings.push(protos::Mapping {
+            id,
+            filename,
+            memory_limit: PAGE,
+            has_functions: true,
+            has_filenames: true,
+            has_line_numbers: true,
+            has_inline_frames: true,
+            ..Default::default()
+        });
         self.of_module.insert(module.to_owned(), id);
         id
     }

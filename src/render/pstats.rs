@@ -14,7 +14,6 @@ use rustc_hash::FxHashMap;
 use super::facts;
 use crate::analysis::{FunctionId, Profile};
 use crate::record::FrameKind;
-use crate::units::Hertz;
 
 /// `(file, line, function)`.
 type Key = (String, u32, String);
@@ -67,7 +66,7 @@ impl Table {
 }
 
 fn how_often(profile: &Profile<'_>) -> String {
-    let rate = profile.rates.asked_hz.map_or_else(String::new, |hz| format!(" at {}", Hertz(hz)));
+    let rate = facts::rate(profile).map_or_else(String::new, |hz| format!(" at {hz}"));
     let lost = if profile.lost > 0 { format!(", {} lost", facts::grouped(profile.lost)) } else { String::new() };
     format!("{} samples of {} time{rate}{lost}", facts::grouped(profile.samples), profile.clock.type_name())
 }

@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
-use inferno::flamegraph::{self, Direction};
+use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap, SearchColor};
+use inferno::flamegraph::{self, Direction, TextTruncateDirection};
 
 use super::facts::{self, clean, pct};
 use super::{Growth, Options};
@@ -18,6 +18,8 @@ use crate::units::Bytes;
 
 /// Branches narrower than this share of the whole are left to their callers.
 const NARROWEST: f64 = 0.0005;
+/// What a search paints its matches with.
+const SEARCH: &str = "#ff5fd2";
 /// Width of the picture before a browser makes it as wide as its window, px.
 const WIDTH: usize = 1200;
 /// Height of the strip at the bottom, px.
@@ -122,6 +124,10 @@ pub(super) fn write(profile: &Profile<'_>, options: &Options, out: &mut dyn Writ
     };
     flame.palette_map = Some(&mut palette);
     flame.bgcolors = Some(BackgroundColor::Flat(Color { r: 255, g: 255, b: 255 }));
+    // Pink that no tone comes near, light enough for black text.
+    flame.search_color = SEARCH.parse::<SearchColor>().unwrap_or(flame.search_color);
+    // The head of a name tells more than its file.
+    flame.text_truncate_direction = TextTruncateDirection::Right;
     flame.min_width = 0.0;
     // Somewhat more than a monospaced character needs, so that no name runs into its neighbour.
     flame.font_width = 0.62;
@@ -217,7 +223,7 @@ const STYLE: &str = "#title { font-weight:600; }
 #subtitle, #details, #matched, #legend text { fill:#444; }
 #legend .hint { fill:#888; }
 #search { opacity:0.6; }
-#frames > g > rect { stroke:#fff; stroke-width:0.4px; }
+#frames > g > rect { stroke:#fff; stroke-width:0.25px; stroke-opacity:0.7; }
 #frames > g:hover > rect { stroke:#000; stroke-width:0.8px; }
 ";
 

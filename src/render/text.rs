@@ -9,7 +9,7 @@ use super::Options;
 use super::facts::{self, grouped, pct};
 use crate::analysis::{ClockKind, FunctionRow, Profile, States, ThreadRow};
 use crate::record::{FrameKind, State};
-use crate::units::{Bytes, Hertz, Nanos};
+use crate::units::{Bytes, Nanos};
 
 /// Cells of the bar that shows a function's own and total time.
 const BAR: usize = 16;
@@ -197,7 +197,7 @@ pub fn closing_lines(profile: &Profile<'_>, out: &mut dyn Write) -> io::Result<(
     clock.extend(profile.sampler().map(|s| format!("sampler {s}")));
     line("clock", clock)?;
 
-    let mut rate: Vec<String> = rates.asked_hz.map(|hz| format!("{} asked", Hertz(hz))).into_iter().collect();
+    let mut rate: Vec<String> = facts::rate(profile).map(|hz| format!("{hz} asked")).into_iter().collect();
     rate.extend(rates.achieved_hz.map(|hz| format!("{hz:.1} Hz achieved on a CPU")));
     line("rate", rate)?;
 

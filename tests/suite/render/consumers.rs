@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use perfkit::analysis::{Profile, Selection};
+use perfkit::analysis::{Profile, Selection, Split};
 use perfkit::render::{Format, Options, render};
 use pprof::protos::{self, Message};
 use serde_json::Value;
@@ -247,4 +247,46 @@ fn svg_is_well_formed_and_interactive() {
         let height = run(&python("").path, &["-c", parse, path.to_str().unwrap()]);
         assert!(height.trim().parse::<u32>().unwrap() > 200);
     }
+}
+
+/// Names come from the target: none may break a file or steer the terminal.
+#[test]
+fn hostile_names_stay_names() {
+    let evil = "f\x1b[31m\n;<b>&\"'\u{ffff}\0 12";
+    let mut rec = service::recording();
+    for f in &mut rec.frames {
+        f.function = f.function.take().map(|name| format!("{name}{evil}"));
+        f.file = f.file.take().map(|name| format!("{name}{evil}"));
+        f.module = f.module.take().map(|name| format!("{name}{evil}"));
+    }
+    for p in &mut rec.processes {
+        p.name.push_str(evil);
+    }
+    for t in &mut rec.threads {
+        t.name.push_str(evil);
+    }
+    let split = Split { processes: true, threads: true };
+    let profile = Profile::new(&rec, &Selection { split, ..Selection::wall() }).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let written = |format: Format| {
+        let mut out = Vec::new();
+        render(&profile, &Options::default(), format, &mut out).unwrap();
+        let path = dir.path().join(format.name());
+        std::fs::write(&path, &out).unwrap();
+        (path.into_os_string().into_string().unwrap(), out)
+    };
+    let table = String::from_utf8(written(Format::Text).1).unwrap();
+    assert!(table.chars().all(|c| c == '\n' || !c.is_control()), "{table}");
+    for line in String::from_utf8(written(Format::Folded).1).unwrap().lines() {
+        let (stack, weight) = line.rsplit_once(' ').unwrap();
+        assert!(weight.parse::<u64>().is_ok() && stack.ends_with([')', ']']), "{line}");
+        assert!(stack.split(';').all(|frame| frame.ends_with([')', ']'])), "{line}");
+    }
+    let parse = "import sys, xml.etree.ElementTree as e; e.parse(sys.argv[1])";
+    run(&python("").path, &["-c", parse, &written(Format::Svg).0]);
+    for format in [Format::Json, Format::Speedscope] {
+        serde_json::from_slice::<Value>(&written(format).1).unwrap();
+    }
+    run(&python("").path, &["-c", "import pstats, sys; pstats.Stats(sys.argv[1])", &written(Format::Pstats).0]);
+    run(Path::new("go"), &["tool", "pprof", "-top", &written(Format::Pprof).0]);
 }
