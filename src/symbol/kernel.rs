@@ -133,13 +133,11 @@ impl Symbols {
         }
         let module = words.next().map_or("", |m| m.trim_matches(['[', ']']));
         // Lines of one module stand together, so the last one is mostly the right one.
-        let module = match self.modules.iter().rposition(|m| m == module) {
-            Some(i) => i,
-            None => {
-                self.modules.push(module.to_owned());
-                self.modules.len() - 1
-            }
-        };
+        let known = self.modules.iter().rposition(|m| m == module);
+        let module = known.unwrap_or_else(|| {
+            self.modules.push(module.to_owned());
+            self.modules.len() - 1
+        });
         let at = u32::try_from(self.text.len()).ok()?;
         self.text.push_str(name);
         self.text.push('\n');

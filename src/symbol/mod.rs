@@ -8,6 +8,8 @@ mod debuginfo;
 mod demangle;
 mod elf64;
 mod files;
+mod helper;
+mod inlines;
 mod jit;
 mod kernel;
 mod modules;
@@ -18,6 +20,8 @@ mod unwind;
 
 pub use debuginfo::SearchPaths;
 pub use demangle::demangle;
+pub use helper::{INLINES_SUBCOMMAND, serve_inlines};
+pub use inlines::{Inlined, Inliner, Wanted};
 pub use jit::{Jit, JitName};
 pub use kernel::{Kernel, KernelName};
 pub use modules::{Module, ModuleId, Modules};
