@@ -3,6 +3,9 @@
 //! Truth: the targets under `tests/targets/py/reader_*` park their threads and print where they stand. Tolerance: none;
 //! names, files and lines must be equal. An interpreter that is missing is a failure that names it.
 
+mod layouts;
+mod lines;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -189,18 +192,21 @@ fn find_holder(target: &Parked) {
 #[ignore = "needs the interpreters of scripts/newer_pythons, and root for chroot"]
 fn newer_versions_by_their_debug_offsets() {
     let root = PathBuf::from(std::env::var_os("PERFKIT_NEWER_PYTHONS").expect("PERFKIT_NEWER_PYTHONS is not set"));
-    for version in ["3.13", "3.14", "3.15"] {
-        let start = |name: &str| {
+    for minor in [13, 14, 15] {
+        let run = |name: &str| {
             std::fs::create_dir_all(root.join("tmp")).unwrap();
             std::fs::copy(script(name), root.join("tmp").join(name)).unwrap();
             let mut command = Command::new("chroot");
-            command.arg(&root).arg(format!("/usr/bin/python{version}")).arg(format!("/tmp/{name}"));
-            Parked::command(command)
+            command.arg(&root).arg(format!("/usr/bin/python3.{minor}")).arg(format!("/tmp/{name}"));
+            command
         };
-        let target = start("reader_stacks.py");
+        let target = Parked::command(run("reader_stacks.py"));
         compare_stacks(&target);
         check_entries(&target);
-        find_holder(&start("reader_spin.py"));
+        find_holder(&Parked::command(run("reader_spin.py")));
+        let mut lines_of_half = run("reader_lines.py");
+        lines_of_half.arg("2");
+        lines::compare(lines_of_half, minor, 2);
     }
 }
 
