@@ -12,7 +12,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use perfkit::error::Kind;
 use perfkit::os::memory::LiveMemory;
-use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap::Heap, locate};
+use perfkit::python::values::Limits;
+use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap::Heap, locals, locate};
 use perfkit::target::Maps;
 use serde_json::Value;
 
@@ -204,10 +205,35 @@ fn newer_versions_by_their_debug_offsets() {
         compare_stacks(&target);
         check_entries(&target);
         find_holder(&Parked::command(run("reader_spin.py")));
+        compare_locals(&Parked::command(run("reader_locals.py")));
         let mut lines_of_half = run("reader_lines.py");
         lines_of_half.arg("2");
         lines::compare(lines_of_half, minor, 2);
     }
+}
+
+#[test]
+fn locals_as_the_interpreter_would_show_them() {
+    for python in supported() {
+        compare_locals(&Parked::start(&python, "reader_locals.py"));
+    }
+}
+
+fn compare_locals(target: &Parked) {
+    let (runtime, memory) = (target.runtime(), target.memory());
+    let heap = Heap::new(&memory, &runtime.layout);
+    let threads = frames::walk(&memory, &runtime, 100).unwrap();
+    let frame = &threads[0].frames[0];
+    assert_eq!(Code::read(heap, frame.code, runtime.code_type).unwrap().name, "work");
+    let found = locals::read(heap, frame, Limits::default()).unwrap();
+    let shown = target.truth["shown"].as_object().unwrap();
+    for (name, wanted) in shown {
+        let local = found.iter().find(|l| l.name == *name).unwrap_or_else(|| panic!("{}: no {name}", runtime.text));
+        assert_eq!(Some(local.value.as_str()), wanted.as_str(), "{} {name}", runtime.text);
+    }
+    assert!(found.iter().all(|l| l.name != "gone" && !l.value.contains("hunter2") && !l.value.contains("unreadable")));
+    let arguments: Vec<_> = found.iter().filter(|l| l.argument).map(|l| l.name.as_str()).collect();
+    assert_eq!(serde_json::json!(arguments), target.truth["arguments"], "{}", runtime.text);
 }
 
 #[test]
