@@ -90,6 +90,16 @@ FIELDS = {
     "type_flags": [("PyTypeObject", "tp_flags")],
     "type_base": [("PyTypeObject", "tp_base")],
     "type_dict": [("PyTypeObject", "tp_dict")],
+    "type_basicsize": [("PyTypeObject", "tp_basicsize")],
+    "type_dictoffset": [("PyTypeObject", "tp_dictoffset")],
+    "heap_type_qualname": [("PyHeapTypeObject", "ht_qualname")],
+    "heap_type_cached_keys": [("PyHeapTypeObject", "ht_cached_keys")],
+    "module_dict": [("PyModuleObject", "md_dict")],
+    "func_code": [("PyFunctionObject", "func_code")],
+    "func_qualname": [("PyFunctionObject", "func_qualname")],
+    "method_function": [("classmethod", "cm_callable")],
+    "property_getter": [("propertyobject", "prop_get")],
+    "code_consts": [("PyCodeObject", "co_consts")],
 }
 
 

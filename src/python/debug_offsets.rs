@@ -254,6 +254,8 @@ impl Block<'_> {
         let newest = Layout::newest();
         let ascii_size = self.word("str", "ascii_size").filter(|s| (24..=128).contains(s)).ok_or("str.ascii_size")?;
         let owner = self.offset("frame", "owner", 1)?;
+        // In every version `ht_qualname` stands before `ht_cached_keys`.
+        let cached_keys = pointer("heap_type", "ht_cached_keys").unwrap_or(newest.heap_type_cached_keys);
         Ok(Layout {
             runtime_interpreters_head: pointer("runtime", "interpreters_head")?,
             interp_next: pointer("interp", "next")?,
@@ -299,6 +301,8 @@ impl Block<'_> {
             set_used: pointer("set", "used").unwrap_or(newest.set_used),
             set_mask: pointer("set", "mask").unwrap_or(newest.set_mask),
             set_table: pointer("set", "table").unwrap_or(newest.set_table),
+            heap_type_qualname: cached_keys.saturating_sub(8),
+            heap_type_cached_keys: cached_keys,
             type_name: pointer("type", "tp_name")?,
             type_flags: pointer("type", "tp_flags")?,
             tag_mask: if version.minor >= 14 { 3 } else { 0 },

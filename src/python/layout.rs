@@ -35,6 +35,19 @@ pub enum Instr {
     Pointer,
 }
 
+/// How an instance of a class defined in Python keeps its attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attributes {
+    /// In a dict, at the type's `tp_dictoffset` (3.8 to 3.10).
+    Dict,
+    /// Classes with a managed dict: values at object - 32, or else a dict at object - 24 (3.11).
+    ValuesBefore,
+    /// One word at object - 24: a dict, or with its lowest bit set the values (3.12).
+    TaggedBefore,
+    /// A dict at object - 24, or else values inside the object behind its `tp_basicsize` (3.13 and later).
+    Inline,
+}
+
 /// The format of a code object's line table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineTable {
@@ -216,6 +229,33 @@ layout! {
     type_base: u32 = [256, 256, 256, 256, 256, 256],
     /// Type to its dict (pointer; 3.12 and later: null for static types).
     type_dict: u32 = [264, 264, 264, 264, 264, 264],
+    /// Type to the size of its instances (i64).
+    type_basicsize: u32 = [32, 32, 32, 32, 32, 32],
+    /// Type to the offset of the pointer to the instance's dict (i64; negative: from the end, 0: none).
+    type_dictoffset: u32 = [288, 288, 288, 288, 288, 288],
+    /// Heap type (a class of Python) to its qualified name (str).
+    heap_type_qualname: u32 = [864, 856, 864, 864, 872, 872],
+    /// Heap type to the keys that its instances share (pointer).
+    heap_type_cached_keys: u32 = [872, 864, 872, 872, 880, 880],
+    /// Module to its dict (pointer).
+    module_dict: u32 = [16, 16, 16, 16, 16, 16],
+    /// Function to its code.
+    func_code: u32 = [16, 16, 48, 48, 48, 48],
+    /// Function to its qualified name (str).
+    func_qualname: u32 = [104, 104, 40, 40, 40, 40],
+    /// Classmethod and staticmethod to what they wrap.
+    method_function: u32 = [16, 16, 16, 16, 16, 16],
+    /// Property to its getter.
+    property_getter: u32 = [16, 16, 16, 16, 16, 16],
+    /// Code to its constants, the code objects of inner functions among them (tuple).
+    code_consts: u32 = [56, 56, 56, 24, 24, 24],
+    /// How an instance keeps its attributes.
+    attributes: Attributes = [
+        Attributes::Dict, Attributes::Dict, Attributes::Dict, Attributes::ValuesBefore, Attributes::TaggedBefore,
+        Attributes::Inline
+    ],
+    /// Values of a dict that shares its keys to the first one.
+    values_data: u32 = [0, 0, 0, 0, 0, 8],
     /// How to get from a thread state to its innermost frame.
     frame_source: FrameSource = [
         FrameSource::FrameObject, FrameSource::FrameObject, FrameSource::FrameObject,

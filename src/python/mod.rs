@@ -6,13 +6,17 @@
 
 pub mod code;
 pub mod debug_offsets;
+mod dicts;
 pub mod frames;
 pub mod gil;
 pub mod heap;
 mod image;
 pub mod layout;
 pub mod lines;
+pub mod locals;
 mod locate;
+mod secrets;
+pub mod values;
 mod version;
 
 pub use code::Code;

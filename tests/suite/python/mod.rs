@@ -3,13 +3,17 @@
 //! Truth: the targets under `tests/targets/py/reader_*` park their threads and print where they stand. Tolerance: none;
 //! names, files and lines must be equal. An interpreter that is missing is a failure that names it.
 
+mod layouts;
+mod lines;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use perfkit::error::Kind;
 use perfkit::os::memory::LiveMemory;
-use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap::Heap, locate};
+use perfkit::python::values::Limits;
+use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap::Heap, locals, locate};
 use perfkit::target::Maps;
 use serde_json::Value;
 
@@ -189,19 +193,47 @@ fn find_holder(target: &Parked) {
 #[ignore = "needs the interpreters of scripts/newer_pythons, and root for chroot"]
 fn newer_versions_by_their_debug_offsets() {
     let root = PathBuf::from(std::env::var_os("PERFKIT_NEWER_PYTHONS").expect("PERFKIT_NEWER_PYTHONS is not set"));
-    for version in ["3.13", "3.14", "3.15"] {
-        let start = |name: &str| {
+    for minor in [13, 14, 15] {
+        let run = |name: &str| {
             std::fs::create_dir_all(root.join("tmp")).unwrap();
             std::fs::copy(script(name), root.join("tmp").join(name)).unwrap();
             let mut command = Command::new("chroot");
-            command.arg(&root).arg(format!("/usr/bin/python{version}")).arg(format!("/tmp/{name}"));
-            Parked::command(command)
+            command.arg(&root).arg(format!("/usr/bin/python3.{minor}")).arg(format!("/tmp/{name}"));
+            command
         };
-        let target = start("reader_stacks.py");
+        let target = Parked::command(run("reader_stacks.py"));
         compare_stacks(&target);
         check_entries(&target);
-        find_holder(&start("reader_spin.py"));
+        find_holder(&Parked::command(run("reader_spin.py")));
+        compare_locals(&Parked::command(run("reader_locals.py")));
+        let mut lines_of_half = run("reader_lines.py");
+        lines_of_half.arg("2");
+        lines::compare(lines_of_half, minor, 2);
     }
+}
+
+#[test]
+fn locals_as_the_interpreter_would_show_them() {
+    for python in supported() {
+        compare_locals(&Parked::start(&python, "reader_locals.py"));
+    }
+}
+
+fn compare_locals(target: &Parked) {
+    let (runtime, memory) = (target.runtime(), target.memory());
+    let heap = Heap::new(&memory, &runtime.layout);
+    let threads = frames::walk(&memory, &runtime, 100).unwrap();
+    let frame = &threads[0].frames[0];
+    assert_eq!(Code::read(heap, frame.code, runtime.code_type).unwrap().name, "work");
+    let found = locals::read(heap, frame, Limits::default()).unwrap();
+    let shown = target.truth["shown"].as_object().unwrap();
+    for (name, wanted) in shown {
+        let local = found.iter().find(|l| l.name == *name).unwrap_or_else(|| panic!("{}: no {name}", runtime.text));
+        assert_eq!(Some(local.value.as_str()), wanted.as_str(), "{} {name}", runtime.text);
+    }
+    assert!(found.iter().all(|l| l.name != "gone" && !l.value.contains("hunter2") && !l.value.contains("unreadable")));
+    let arguments: Vec<_> = found.iter().filter(|l| l.argument).map(|l| l.name.as_str()).collect();
+    assert_eq!(serde_json::json!(arguments), target.truth["arguments"], "{}", runtime.text);
 }
 
 #[test]
