@@ -1,11 +1,21 @@
-//! perfkit's binary. Only the demo's native service can be asked for yet.
+//! perfkit's program: runs the command line and, if something ended it, prints one chain of causes with its advice.
 
+use std::io::Write;
 use std::process::ExitCode;
 
+use perfkit::cli::{self, Exit, is_broken_pipe};
+
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some(perfkit::demo::NATIVE_SUBCOMMAND) {
-        let served = perfkit::demo::serve_native(std::io::stdin().lock(), &mut std::io::stdout().lock());
-        return if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    }
-    ExitCode::from(2)
+    let exit = cli::run(std::env::args_os()).unwrap_or_else(|error| {
+        if !is_broken_pipe(&error) {
+            let mut text = format!("perfkit: {error:#}\n");
+            if let Some(advice) = error.advice() {
+                text.push_str(&format!("  help: {advice}\n"));
+            }
+            // Where standard error cannot be written, the exit code is all there is to say.
+            drop(std::io::stderr().write_all(text.as_bytes()));
+        }
+        Exit::of(&error)
+    });
+    ExitCode::from(exit.code())
 }

@@ -12,7 +12,8 @@ pub fn start_ticks(pid: u32) -> Option<u64> {
 pub fn describe(pid: u32, parent: u32, start_ticks: u64) -> Process {
     let parent = if parent == 0 { stat(pid).map_or(0, |s| s.0) } else { parent };
     let read = |what: &str| std::fs::read_to_string(format!("/proc/{pid}/{what}")).unwrap_or_default();
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+    let exe =
+        std::fs::read_link(format!("/proc/{pid}/exe")).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
     Process { pid, start_ticks, parent, name: read("comm").trim_end().to_owned(), exe, runtime: "native".to_owned() }
 }
 

@@ -153,7 +153,13 @@ impl Process {
     }
 
     /// Unwinds a stack copy into `frames`, making the modules known that it passes through.
-    pub(super) fn unwind(&mut self, stack: StackCopy<'_>, frames: &mut Vec<NativeFrame>, shared: &Shared, now: Mono) -> End {
+    pub(super) fn unwind(
+        &mut self,
+        stack: StackCopy<'_>,
+        frames: &mut Vec<NativeFrame>,
+        shared: &Shared,
+        now: Mono,
+    ) -> End {
         let mut unwinder = std::mem::take(&mut self.unwinder);
         let mut retried = false;
         let end = loop {

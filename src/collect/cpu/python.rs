@@ -6,9 +6,9 @@ use super::merge::Rule;
 use crate::os::bpf::{PyFrame, Python};
 use crate::os::memory::LiveMemory;
 use crate::python::Code;
+use crate::python::Runtime;
 use crate::python::heap::Heap;
 use crate::python::layout::{FrameSource, Instr, Layout};
-use crate::python::Runtime;
 use crate::record::{Frame, FrameId, Recorder};
 
 /// Code objects kept; a target that compiles code for ever starts the cache anew.
@@ -97,7 +97,13 @@ fn walker(l: &Layout, runtime: u64, code_type: u64) -> Python {
         (None, Some(gil)) => (3, l.gil_last_holder, gil),
         _ => (0, 0, 0),
     };
-    let frame_words = [l.frame_previous, l.frame_code, l.frame_instr, l.frame_owner.unwrap_or(0) & !7, l.frame_is_entry.unwrap_or(0) & !7];
+    let frame_words = [
+        l.frame_previous,
+        l.frame_code,
+        l.frame_instr,
+        l.frame_owner.unwrap_or(0) & !7,
+        l.frame_is_entry.unwrap_or(0) & !7,
+    ];
     Python {
         runtime,
         code_type,
@@ -147,7 +153,16 @@ mod tests {
             let layout = Layout::of(Version::new(3, minor)).unwrap();
             let w = walker(&layout, 1, 2);
             assert!(w.frame_size <= 256 && w.code_size <= 256, "{w:?}");
-            assert_eq!(w.frame_size, if minor < 11 { layout.frame_instr + 8 } else if minor == 11 { 72 } else { 72 });
+            assert_eq!(
+                w.frame_size,
+                if minor < 11 {
+                    layout.frame_instr + 8
+                } else if minor == 11 {
+                    72
+                } else {
+                    72
+                }
+            );
             assert_eq!(w.entry_rule, [0, 0, 1, 2, 3, 3][usize::from(minor) - 8]);
             assert_eq!(merge_rule(&layout) == Rule::EvalCalls, minor < 10);
         }

@@ -16,8 +16,8 @@ use crate::native::unwind::{End, NativeFrame, StackCopy};
 use crate::os::bpf::{self, Counters, ENTRY_MARK, Programs, SampleKind, flag};
 use crate::os::perf::{Record, StackSample};
 use crate::record::{
-    Event, FrameId, FrameKey, FrameKind, Loss, Mark, ProcessId, Reading, Recorder, Sample, SampleFlags, StackId, State, Thread,
-    ThreadId,
+    Event, FrameId, FrameKey, FrameKind, Loss, Mark, ProcessId, Reading, Recorder, Sample, SampleFlags, StackId, State,
+    Thread, ThreadId,
 };
 use crate::symbol::Modules;
 
@@ -262,7 +262,9 @@ impl Table {
                 }
             }
             Record::Comm { pid, tid, exec, name } => self.renamed(programs, pid, tid, exec, name, now),
-            Record::Fork(task) if self.follow && task.pid != task.parent && self.processes.contains_key(&task.parent) => {
+            Record::Fork(task)
+                if self.follow && task.pid != task.parent && self.processes.contains_key(&task.parent) =>
+            {
                 self.born(programs, task.pid, task.parent, now);
             }
             Record::Exit(task) => {
@@ -358,7 +360,12 @@ impl Table {
     }
 
     /// Turns the parts of one instant into one stack.
-    fn assemble(&mut self, record: &StackSample<'_>, sample: &bpf::Sample<'_>, now: Mono) -> Option<(ThreadId, StackId, SampleFlags)> {
+    fn assemble(
+        &mut self,
+        record: &StackSample<'_>,
+        sample: &bpf::Sample<'_>,
+        now: Mono,
+    ) -> Option<(ThreadId, StackId, SampleFlags)> {
         let Self { shared, processes, native, python, pieces, stack, tally, .. } = self;
         let process = processes.get_mut(&record.pid)?;
         let recorder = &shared.recorder;

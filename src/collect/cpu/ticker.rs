@@ -228,14 +228,16 @@ fn open_cpu(number: u32, settings: Settings, programs: &Programs) -> Result<Cpu>
         let clockwork = if settings.cycles { Clockwork::Cycles } else { Clockwork::CpuClock };
         // Cycles: a guess at 3 GHz; the weight of a sample is measured time in any case.
         let period = if settings.cycles { 3e9 / settings.rate_hz } else { 1e9 / settings.rate_hz };
-        let attr = Attr { clockwork, period: period as u64, layout: Layout::None, stack_bytes: 0, side_band: false, ..stack };
+        let attr =
+            Attr { clockwork, period: period as u64, layout: Layout::None, stack_bytes: 0, side_band: false, ..stack };
         let tick = event(&attr, if settings.cycles { "cycle counter" } else { "timer" })?;
         tick.set_bpf(programs.on_tick()?).map_err(|e| Error::io("cannot attach the sampling program", e))?;
         Some(tick)
     } else {
         None
     };
-    let ids = stacks.id().and_then(|s| Ok((s, plain.id()?))).map_err(|e| Error::io("cannot ask for an event's id", e))?;
+    let ids =
+        stacks.id().and_then(|s| Ok((s, plain.id()?))).map_err(|e| Error::io("cannot ask for an event's id", e))?;
     programs.set_rings(number, &stacks, &plain)?;
     Ok(Cpu { tick, ring, stacks, stacks_id: ids.0, plain, plain_id: ids.1, wider: None, number })
 }
