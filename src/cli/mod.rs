@@ -1,1 +1,86 @@
-//! The command line: turns words into a [`Plan`](crate::session::Plan), paints progress, writes results, picks the exit code.
+//! The command line: turns words into a [`Plan`](crate::session::Plan), has it carried out, writes the results and picks
+//! the exit code.
+//!
+//! In: the arguments. Out: results on standard output and in files, everything else on standard error, an exit code.
+//! Invariants: nothing here measures and nothing here formats a result; no clap type leaves this module; what is wrong
+//! with the command line is found before the target is touched.
+
+mod cpu;
+mod demo;
+mod exit;
+mod outputs;
+mod report;
+mod screen;
+mod shared;
+mod signals;
+mod view;
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::{Exit, is_broken_pipe};
+
+use crate::error::Result;
+
+const ABOUT: &str =
+    "Find out why a running service is slow, why it grows and what it waits for: from outside, on one clock";
+
+const EXAMPLES: &str = "\
+Examples:
+  perfkit cpu --pid 4711 -d 60 -o profile.svg                where the CPU goes, as a flame graph
+  perfkit cpu --name 'uvicorn.*app' -s -d 30                 a service and its workers, as a table
+  perfkit cpu --port 8000 --mode wall -o wall.svg            what it waits for, until Ctrl-C
+  perfkit report run.perfkit --from 10s --to 20s -o x.svg    a slice of a recording
+  perfkit demo                                               the tour, on a small service that perfkit brings along
+
+`perfkit COMMAND --help` has every flag with its unit and default, and more examples.";
+
+/// The command line as a whole.
+#[derive(Debug, Parser)]
+#[command(name = "perfkit", version, about = ABOUT, after_help = EXAMPLES, disable_help_subcommand = true,
+          subcommand_required = true, arg_required_else_help = true, max_term_width = 110)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Where the CPU goes (or the time, the waits, the GIL): Python, native, kernel and JIT frames in one stack
+    #[command(after_long_help = cpu::EXAMPLES)]
+    Cpu(Box<cpu::CpuArgs>),
+
+    /// Any view of a recording, in any format
+    #[command(after_long_help = report::EXAMPLES)]
+    Report(Box<report::ReportArgs>),
+
+    /// The tour: starts a small NPC world service, drives it, and shows where its CPU goes
+    #[command(after_long_help = demo::EXAMPLES)]
+    Demo(Box<demo::DemoArgs>),
+
+    /// The demo's native service, as a process of its own
+    #[command(name = crate::demo::NATIVE_SUBCOMMAND, hide = true)]
+    DemoWorld,
+}
+
+/// Runs perfkit with these arguments, the program's name first.
+///
+/// # Errors
+/// What ended it; [`Exit::of`] has the code.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Exit> {
+    let line = match CommandLine::try_parse_from(args) {
+        Ok(line) => line,
+        Err(e) => {
+            // Help and version are results, and go to standard output; a reader that went away is no failure.
+            drop(e.print());
+            return Ok(if e.exit_code() == 0 { Exit::Done } else { Exit::Usage });
+        }
+    };
+    match line.command {
+        Command::Cpu(args) => cpu::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoWorld => demo::serve(),
+    }
+}

@@ -1,0 +1,309 @@
+//! Where results go: opened or proved writable before anything is measured, replaced whole at the end.
+//!
+//! In: the values of `-o`, `--format`, `--json`. Out: files and standard output. Invariants: what cannot be written is a
+//! usage error before the target is touched; a file is either the old one or the whole new one, never a part (it is
+//! written beside its place and renamed); no file of ours is left behind by a run that was killed, since the one beside is
+//! made only when the result is ready. Pipes and devices (`-o >(cmd)`, `/dev/null`) are opened at once and written to.
+//! The recording itself (`.perfkit`) is made by the session; here it is only looked at whether it can be.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use clap::ColorChoice;
+use tempfile::{Builder, NamedTempFile};
+
+use super::exit::{input, is_broken_pipe};
+use super::shared::OutputArgs;
+use super::view::on_stdout;
+use crate::analysis::Profile;
+use crate::error::{Error, Result};
+use crate::render::{Format, Options, render};
+use crate::session::plan::{Destination, Output};
+
+/// Every place where results go.
+#[derive(Debug)]
+pub struct Outputs {
+    files: Vec<Place>,
+    stdout: Option<Format>,
+    color: ColorChoice,
+}
+
+/// A file, as the user named it.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    format: Format,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// Written beside `file` (the path with its links followed) and renamed to it, with these rights.
+    Replace { file: PathBuf, mode: u32 },
+    /// Open already.
+    Stream(File),
+    /// The recording: written by the session.
+    Recording,
+}
+
+/// What became of the results.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Files that were written, with their size in bytes where they are files, in the order they were asked for.
+    pub files: Vec<(PathBuf, Option<u64>)>,
+    /// What could not be written, and why.
+    pub failures: Vec<Error>,
+}
+
+impl Outputs {
+    /// Opens or proves every output.
+    ///
+    /// # Errors
+    /// `Usage` for every reason that makes one impossible.
+    pub fn open(args: &OutputArgs, color: ColorChoice) -> Result<Self> {
+        let mut files: Vec<Place> = Vec::new();
+        let mut stdout = args.json.then_some(Format::Json);
+        for path in &args.output {
+            if path.as_os_str() == "-" {
+                if args.json {
+                    return Err(Error::usage("-o - and --json both want standard output")
+                        .advise("give one of them; --json is the same as -o - --format json"));
+                }
+                if stdout.is_some() {
+                    return Err(Error::usage("-o - is given twice"));
+                }
+                stdout = Some(args.format.unwrap_or(Format::Text));
+                continue;
+            }
+            if files.iter().any(|f| f.path == *path) {
+                return Err(Error::usage(format!("-o {} is given twice", path.display())));
+            }
+            let format = args.format.map_or_else(|| Format::from_path(path), Ok)?;
+            let way = way(path, format, args.force).map_err(input)?;
+            files.push(Place { path: path.clone(), format, way });
+        }
+        if stdout == Some(Format::Perfkit) {
+            return Err(Error::usage("a recording cannot be written to standard output")
+                .advise("give it a name: -o run.perfkit"));
+        }
+        if files.is_empty() && stdout.is_none() {
+            if args.format == Some(Format::Perfkit) {
+                return Err(Error::usage("--format perfkit needs a file").advise("give it a name: -o run.perfkit"));
+            }
+            stdout = Some(args.format.unwrap_or(Format::Text));
+        }
+        Ok(Self { files, stdout, color })
+    }
+
+    /// As the plan keeps them.
+    pub fn planned(&self) -> Vec<Output> {
+        let files = self
+            .files
+            .iter()
+            .map(|f| Output { to: Destination::File(f.path.clone()), format: f.format.name().to_owned() });
+        let stdout = self.stdout.iter().map(|f| Output { to: Destination::Stdout, format: f.name().to_owned() });
+        files.chain(stdout).collect()
+    }
+
+    /// Whether the table goes to standard output, closing lines included.
+    pub fn has_table(&self) -> bool {
+        self.stdout == Some(Format::Text)
+    }
+
+    /// Whether a recording is among them.
+    pub fn has_recording(&self) -> bool {
+        self.files.iter().any(|f| f.format == Format::Perfkit)
+    }
+
+    /// Whether `path` is one of them.
+    pub fn has_file(&self, path: &Path) -> bool {
+        let real = |p: &Path| fs::canonicalize(p).ok();
+        let wanted = real(path);
+        self.files.iter().any(|f| f.path == path || (wanted.is_some() && real(&f.path) == wanted))
+    }
+
+    /// Writes every result. One that fails does not keep the others from being written.
+    pub fn write(&mut self, profile: &Profile<'_>, options: &Options) -> Written {
+        let mut written = Written::default();
+        for place in &mut self.files {
+            match place.write(profile, options) {
+                Ok(size) => written.files.push((place.path.clone(), size)),
+                Err(e) if is_broken_pipe(&e) => {}
+                Err(e) => written.failures.push(e),
+            }
+        }
+        if let Some(format) = self.stdout
+            && let Err(e) = self.print(profile, options, format)
+            && !is_broken_pipe(&e)
+        {
+            written.failures.push(e);
+        }
+        written
+    }
+
+    /// Writes what can be written again later: files, and the table. A pipe gets its one document at the end.
+    pub fn snapshot(&mut self, profile: &Profile<'_>, options: &Options) -> Written {
+        let mut written = Written::default();
+        for place in self.files.iter_mut().filter(|p| matches!(p.way, Way::Replace { .. })) {
+            match place.write(profile, options) {
+                Ok(size) => written.files.push((place.path.clone(), size)),
+                Err(e) => written.failures.push(e),
+            }
+        }
+        if self.has_table()
+            && let Err(e) = self.print(profile, options, Format::Text)
+            && !is_broken_pipe(&e)
+        {
+            written.failures.push(e);
+        }
+        written
+    }
+
+    fn print(&self, profile: &Profile<'_>, options: &Options, format: Format) -> Result<()> {
+        let options = on_stdout(options, self.color);
+        // Rendered whole before the first byte goes out: a reader never sees half of a document that failed.
+        let bytes = rendered(profile, &options, format)?;
+        let mut out = io::stdout().lock();
+        out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write to standard output", e))
+    }
+}
+
+impl Place {
+    fn write(&mut self, profile: &Profile<'_>, options: &Options) -> Result<Option<u64>> {
+        let cannot = |path: &Path, e| Error::io(format!("cannot write {}", path.display()), e);
+        match &mut self.way {
+            Way::Recording => Ok(fs::metadata(&self.path).ok().map(|m| m.len())),
+            Way::Stream(file) => {
+                let bytes = rendered(profile, options, self.format)?;
+                file.write_all(&bytes).map_err(|e| cannot(&self.path, e))?;
+                Ok(None)
+            }
+            Way::Replace { file, mode } => {
+                let bytes = rendered(profile, options, self.format)?;
+                replace(file, *mode, &bytes).map_err(|e| cannot(&self.path, e))?;
+                Ok(Some(bytes.len() as u64))
+            }
+        }
+    }
+}
+
+fn rendered(profile: &Profile<'_>, options: &Options, format: Format) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    render(profile, options, format, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// How `path` can be written, or why it cannot.
+fn way(path: &Path, format: Format, force: bool) -> Result<Way> {
+    let show = path.display();
+    let cannot = |e| Error::io(format!("cannot write {show}"), e);
+    let exists = match fs::metadata(path) {
+        Ok(meta) => Some(meta),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(cannot(e)),
+    };
+    if let Some(meta) = &exists {
+        let kind = meta.file_type();
+        if kind.is_dir() {
+            return Err(Error::usage(format!("cannot write {show}: it is a directory")).advise("give a file in it"));
+        }
+        if kind.is_fifo() || kind.is_char_device() || kind.is_socket() || kind.is_block_device() {
+            if format == Format::Perfkit {
+                return Err(Error::usage(format!("{show} cannot hold a recording: it is no plain file")));
+            }
+            return OpenOptions::new().write(true).open(path).map(Way::Stream).map_err(cannot);
+        }
+        if format == Format::Perfkit && !force {
+            return Err(Error::usage(format!("{show} exists already")).advise("give another name, or --force"));
+        }
+    }
+    // A link stays a link: what it points to is replaced.
+    let file = if exists.is_some() { fs::canonicalize(path).map_err(cannot)? } else { path.to_owned() };
+    let mode = exists.map_or(0o666, |m| m.permissions().mode() & 0o777);
+    beside(&file, mode).and_then(NamedTempFile::close).map_err(cannot)?;
+    Ok(if format == Format::Perfkit { Way::Recording } else { Way::Replace { file, mode } })
+}
+
+/// A new file in the directory of `file`. Its mode goes through the umask, as for any new file.
+fn beside(file: &Path, mode: u32) -> io::Result<NamedTempFile> {
+    let dir = file.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Builder::new().prefix(".perfkit-").suffix(".tmp").permissions(Permissions::from_mode(mode)).tempfile_in(dir)
+}
+
+fn replace(file: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = beside(file, mode)?;
+    temporary.write_all(bytes)?;
+    if file.exists() {
+        // The rights of the file that is replaced, whatever the umask.
+        temporary.as_file().set_permissions(Permissions::from_mode(mode))?;
+    }
+    temporary.persist(file).map(drop).map_err(|e| e.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(output: &[&Path], format: Option<Format>) -> OutputArgs {
+        OutputArgs { output: output.iter().map(|p| (*p).to_owned()).collect(), format, json: false, force: false }
+    }
+
+    fn open(args: &OutputArgs) -> Result<Outputs> {
+        Outputs::open(args, ColorChoice::Never)
+    }
+
+    #[test]
+    fn replacing_keeps_links_and_rights_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("a.svg"), dir.path().join("link.svg"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let Way::Replace { file: real, mode } = way(&link, Format::Svg, false).unwrap() else { panic!("a plain file") };
+        assert_eq!((real.file_name(), mode), (file.file_name(), 0o640));
+        replace(&real, mode, b"new").unwrap();
+        assert_eq!(fs::read(&link).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn standard_output_is_wanted_once() {
+        let dash = Path::new("-");
+        assert!(open(&args(&[], None)).unwrap().has_table());
+        assert_eq!(open(&args(&[], Some(Format::Folded))).unwrap().stdout, Some(Format::Folded));
+        assert_eq!(open(&args(&[dash], Some(Format::Json))).unwrap().stdout, Some(Format::Json));
+        for bad in [
+            args(&[dash, dash], None),
+            OutputArgs { json: true, ..args(&[dash], None) },
+            args(&[dash], Some(Format::Perfkit)),
+            args(&[], Some(Format::Perfkit)),
+            args(&[Path::new("a.png")], None),
+            args(&[Path::new("/")], Some(Format::Svg)),
+        ] {
+            assert_eq!(open(&bad).unwrap_err().kind(), crate::error::Kind::Usage, "{bad:?}");
+        }
+        let json = OutputArgs { json: true, ..args(&[Path::new("/dev/null")], Some(Format::Svg)) };
+        let both = open(&json).unwrap();
+        assert_eq!(both.planned().len(), 2);
+        assert!(!both.has_table() && !both.has_recording());
+    }
+
+    #[test]
+    fn a_recording_is_replaced_by_force_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("run.perfkit");
+        let asked = args(&[&file], None);
+        assert!(open(&asked).unwrap().has_recording());
+        assert!(!file.exists());
+        fs::write(&file, "x").unwrap();
+        assert!(open(&asked).unwrap_err().advice().unwrap().contains("--force"));
+        assert!(open(&OutputArgs { force: true, ..asked }).is_ok());
+        assert_eq!(fs::read(&file).unwrap(), b"x");
+        let twice = args(&[&file, &file], Some(Format::Svg));
+        assert!(open(&twice).unwrap_err().to_string().contains("twice"));
+    }
+}

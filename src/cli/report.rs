@@ -1,0 +1,95 @@
+//! `perfkit report`: any view of a recording, in any format; nothing but the file is looked at.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use super::exit::{Exit, input};
+use super::outputs::Outputs;
+use super::screen::Screen;
+use super::shared::{OutputArgs, TalkArgs};
+use super::view::{ModeArg, SHOW, SliceArgs, ViewArgs};
+use crate::analysis::{Layers, Profile};
+use crate::error::{Error, Result};
+use crate::record::Recording;
+use crate::render::closing_lines;
+use crate::session::plan::{Mode, Plan};
+
+/// Examples under `perfkit report --help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  perfkit report run.perfkit                                   the hottest functions as a table
+  perfkit report run.perfkit -o profile.svg -o profile.pb.gz   a flame graph, and pprof
+  perfkit report run.perfkit --from 10s --to 20s -o slice.svg  ten seconds of it
+  perfkit report run.perfkit --from -10s --threads             the last ten seconds, by thread
+
+A recording that was cut off (kill -9, a full disk) is read as far as it goes, with names.
+
+Exit codes: 0 done · 2 usage, or the file is no recording · 4 partial: some of several outputs could not be written";
+
+/// Flags of `perfkit report`.
+#[derive(Debug, Clone, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub struct ReportArgs {
+    /// The recording, made with -o FILE.perfkit
+    #[arg(value_name = "RECORDING", value_hint = ValueHint::FilePath)]
+    recording: PathBuf,
+
+    #[command(flatten)]
+    slice: SliceArgs,
+
+    /// Which of the recorded time counts [default: as it was recorded]
+    #[arg(long, value_enum, help_heading = SHOW)]
+    mode: Option<ModeArg>,
+
+    /// Show Python frames only [default: all that were recorded]
+    #[arg(long, help_heading = SHOW)]
+    python_only: bool,
+
+    /// Leave kernel frames out [default: shown]
+    #[arg(long, help_heading = SHOW)]
+    no_kernel: bool,
+
+    /// Leave native frames out [default: shown]
+    #[arg(long, help_heading = SHOW)]
+    no_native: bool,
+
+    #[command(flatten)]
+    view: ViewArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+
+    #[command(flatten)]
+    talk: TalkArgs,
+}
+
+/// Runs `perfkit report`.
+///
+/// # Errors
+/// `Usage` for outputs that cannot be, a file that is no recording, a slice outside of it.
+pub fn run(args: &ReportArgs) -> Result<Exit> {
+    let screen = Screen::new(args.talk);
+    let mut outputs = Outputs::open(&args.output, args.talk.color)?;
+    if outputs.has_recording() || outputs.has_file(&args.recording) {
+        return Err(Error::usage("a report is a view of a recording and cannot be one")
+            .advise("to keep the whole recording elsewhere, copy its file"));
+    }
+    let recording = Recording::open(&args.recording).map_err(input)?;
+    let mode = args.mode.map_or_else(|| recorded_mode(&recording), Mode::from);
+    let layers =
+        Layers { kernel: !(args.no_kernel || args.python_only), native: !(args.no_native || args.python_only) };
+    let selection = args.view.selection(mode, layers, args.slice.slice());
+    let profile = Profile::new(&recording, &selection).map_err(input)?;
+    let written = outputs.write(&profile, &args.view.options());
+    if !outputs.has_table() && args.talk.verbose {
+        drop(closing_lines(&profile, &mut std::io::stderr().lock()));
+    }
+    Ok(if screen.wrote(&written) { Exit::Done } else { Exit::Partial })
+}
+
+/// The mode it was recorded in; all of the time, where the recording does not say.
+fn recorded_mode(recording: &Recording) -> Mode {
+    let plan = recording.meta.get("plan").and_then(|json| serde_json::from_str::<Plan>(json).ok());
+    plan.map_or(Mode::Wall, |p| p.mode)
+}
