@@ -192,8 +192,11 @@ pub fn run(args: &CpuArgs) -> Result<Exit> {
     let signals = Signals::listen()?;
     let screen = screen.for_plan(&plan);
     let progress = Progress::new(screen.clone());
-    let mut snapshot =
-        |store: &Store| view.write(store, &mut outputs, Outputs::snapshot).map(|written| drop(screen.wrote(&written)));
+    let mut snapshot = |store: &Store| {
+        view.write(store, &mut outputs, Outputs::snapshot).map(|written| {
+            screen.wrote(&written);
+        })
+    };
     let outcome = session::run(&plan, signals.stop(), &progress, &mut snapshot)?;
     progress.done();
     finish(outcome, &view, &mut outputs, &screen, &signals)

@@ -22,6 +22,7 @@ use clap::{Parser, Subcommand};
 pub use exit::{Exit, is_broken_pipe};
 
 use crate::error::Result;
+use crate::symbol::{INLINES_SUBCOMMAND, serve_inlines};
 
 const ABOUT: &str =
     "Find out why a running service is slow, why it grows and what it waits for: from outside, on one clock";
@@ -69,6 +70,11 @@ enum Command {
 /// # Errors
 /// What ended it; [`Exit::of`] has the code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Exit> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    // perfkit starts itself under this name to read debug information; it is no command of the user's.
+    if args.get(1).is_some_and(|a| a == INLINES_SUBCOMMAND) {
+        return serve_inlines().map(|()| Exit::Done);
+    }
     let line = match CommandLine::try_parse_from(args) {
         Ok(line) => line,
         Err(e) => {

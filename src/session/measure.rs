@@ -10,18 +10,20 @@ use std::time::Duration;
 
 use super::control::{Progress, Remark, Status, Stop};
 use super::ladder::{Ground, climb};
-use super::naming::NamingThread;
+use super::naming::{Named, NamingThread};
 use super::plan::Plan;
 use crate::clock::{Clock, Mono, SystemClock};
-use crate::collect::cpu::{Engine, Naming, Tally, Target};
+use crate::collect::cpu::{Engine, Naming, Tally, Target, What};
 use crate::collect::selfcost::SelfCost;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Event, Mark, Recorder, Store};
-use crate::symbol::Modules;
+use crate::symbol::{Inliner, Modules, SearchPaths, Wanted};
 use crate::units::{Bytes, Nanos};
 
 /// How often the conductor looks up.
 const BEAT: Duration = Duration::from_millis(50);
+/// The longest that anybody waits for inlined frames after the end.
+const INLINES_BUDGET: Duration = Duration::from_secs(4);
 const FLUSH_NS: u64 = 1_000_000_000;
 const ANCHOR_NS: u64 = 10_000_000_000;
 
@@ -53,7 +55,14 @@ pub(super) fn measure(
     let modules = Arc::new(Modules::new());
     let (naming, queue) = Naming::new();
     let names = NamingThread::start(queue, Arc::clone(&modules), Arc::clone(recorder))?;
-    let ground = Ground { plan, targets, recorder: Arc::clone(recorder), modules, naming, now: SystemClock.now() };
+    let ground = Ground {
+        plan,
+        targets,
+        recorder: Arc::clone(recorder),
+        modules: Arc::clone(&modules),
+        naming,
+        now: SystemClock.now(),
+    };
     let rung = climb(&ground)?;
     drop(ground);
     if let Some(loses) = &rung.loses {
@@ -87,8 +96,7 @@ pub(super) fn measure(
         Ok(Ok(())) => None,
         Ok(Err(e)) | Err(e) => Some(format!("sampling stopped early: {e:#}")),
     };
-    let named = names.finish()?;
-    drop(named);
+    find_inlines(names.finish()?, &modules, recorder, progress);
     SelfCost::now().record(SystemClock.now(), recorder);
     recorder.put(Event::Mark(Mark { at: ended, kind: "stop", text: "sampling ended".to_owned() }));
     let written = store
@@ -97,6 +105,27 @@ pub(super) fn measure(
         .and_then(|()| store.flush(recorder));
     let unwritten = written.err().map(|e| format!("the recording is cut short: {e:#}"));
     Ok(Measured { partial: partial.or(failed).or(unwritten) })
+}
+
+/// Source lines and inlined functions for every native frame that was met, within the budget.
+fn find_inlines(named: Vec<Named>, modules: &Modules, recorder: &Recorder, progress: &Progress) {
+    let wanted = named
+        .into_iter()
+        .filter_map(|n| match n.unnamed.what {
+            What::Native(module, address) => Some(Wanted { id: n.unnamed.frame, module, address, frame: n.frame }),
+            What::Kernel(_) | What::Jit(..) => None,
+        })
+        .collect();
+    let found = Inliner::new(SearchPaths::default()).run(modules, wanted, INLINES_BUDGET);
+    for (id, frame) in found.frames {
+        recorder.name_frame(id, frame);
+    }
+    for trouble in &found.troubles {
+        progress.say(Remark::Detail, trouble);
+    }
+    if found.unfinished > 0 {
+        progress.note(&format!("{} addresses are without source lines and inlined functions", found.unfinished));
+    }
 }
 
 /// What a measurement asks of its caller.
