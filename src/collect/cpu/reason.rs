@@ -43,8 +43,14 @@ pub(super) fn reason(wait: Wait, gil: Option<&Range<u64>>, fd_kind: impl FnOnce(
         // nanosleep, clock_nanosleep
         35 | 230 => "sleep",
         _ if wait.io_wait => "disk",
-        // read, write, pread64, pwrite64, readv, writev, preadv, pwritev, sendfile
-        0 | 1 | 17 | 18 | 19 | 20 | 295 | 296 | 40 => fd_kind(wait.argument),
+        // pread64, pwrite64, preadv, pwritev: of what can be positioned alone
+        17 | 18 | 295 | 296 => "disk",
+        // read, write, readv, writev, sendfile
+        0 | 1 | 19 | 20 | 40 => match fd_kind(wait.argument) {
+            // Closed by now, and it slept so that no signal wakes it, which sockets and pipes do not do.
+            "other" if wait.state & TASK_UNINTERRUPTIBLE != 0 => "disk",
+            kind => kind,
+        },
         // connect, accept, sendto, recvfrom, sendmsg, recvmsg, accept4, recvmmsg, sendmmsg
         42..=47 | 288 | 299 | 307 => "socket",
         // fsync, fdatasync, sync_file_range, msync

@@ -241,6 +241,7 @@ impl Sampler {
         };
         lose(counters.lost - then.lost, "cpu", "the ring was full");
         lose(counters.switch_lost - then.switch_lost, "off-cpu", "the ring was full");
+        lose(counters.skipped - then.skipped, "off-cpu", "a burst of switches beyond the budget of stacks");
         lose(std::mem::take(&mut self.lost_records), "cpu", "the kernel dropped records");
         lose(std::mem::take(&mut self.table.tally.malformed), "cpu", "records that could not be read");
         let runs = counters.target_ticks + counters.switches_all;

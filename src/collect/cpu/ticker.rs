@@ -169,11 +169,6 @@ impl Ticker {
         self.interval = Duration::from_secs_f64((capacity as f64 / 4.0 / bytes_per_s).clamp(0.004, 0.1));
     }
 
-    /// Bytes of stack that are copied at most.
-    pub(super) fn stack_bytes(&self) -> u32 {
-        self.settings.stack_bytes
-    }
-
     /// Stops the timers; the rings can still be drained.
     pub(super) fn stop(&self) {
         for cpu in &self.cpus {
@@ -193,6 +188,7 @@ impl Ticker {
             sum.switches_all += c.switches_all;
             sum.switch_lost += c.switch_lost;
             sum.switch_run_ns += c.switch_run_ns;
+            sum.skipped += c.skipped;
             sum
         })
     }

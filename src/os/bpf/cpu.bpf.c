@@ -240,10 +240,16 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 	if (now - c->window_ns > WINDOW_NS) {
 		c->share = c->switches > config.switch_budget && config.switch_budget ? c->switches * 256 / config.switch_budget : 256;
 		c->switches = 0;
+		c->stacks = 0;
 		c->window_ns = now;
 	}
 	c->switches++;
 	c->switches_all++;
+	/* A burst after a quiet window: the share follows only in the next one, and the ring must not overflow meanwhile. */
+	if (config.switch_budget && c->stacks >= 4 * config.switch_budget) {
+		c->skipped++;
+		return;
+	}
 	if (c->share > 256 && (__u64)bpf_get_prandom_u32() * c->share >> 32 >= 256)
 		return;
 	s = prepare(1, target);
@@ -253,8 +259,9 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 	s->sample.sequence = t->sequence;
 	s->sample.state = state;
 	s->sample.share = c->share < 256 ? 256 : c->share;
-	if (prev->in_iowait)
+	if (BPF_CORE_READ_BITFIELD_PROBED(prev, in_iowait))
 		s->sample.flags |= IO_WAIT;
+	c->stacks++;
 	regs = (void *)bpf_task_pt_regs(prev);
 	s->sample.system_call = BPF_CORE_READ(regs, orig_ax);
 	s->sample.argument = BPF_CORE_READ(regs, di);

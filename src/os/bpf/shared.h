@@ -106,4 +106,6 @@ struct counters {
 	__u64 switches_all;  /* all switches of targets */
 	__u64 switch_lost;   /* switch records that the ring had no room for */
 	__u64 switch_run_ns; /* time spent in the switch program for targets */
+	__u64 stacks;        /* switches of the window whose stacks were taken */
+	__u64 skipped;       /* switches without a stack because of a burst */
 };

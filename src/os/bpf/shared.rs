@@ -126,6 +126,10 @@ pub struct Counters {
     pub switch_lost: u64,
     /// Time in the switch program for targets.
     pub switch_run_ns: u64,
+    /// Switches of the window whose stacks were taken.
+    pub stacks: u64,
+    /// Switches without a stack because of a burst.
+    pub skipped: u64,
 }
 
 // SAFETY: repr(C), only integers, no padding between them, any bit pattern is a value.
@@ -138,7 +142,7 @@ unsafe impl aya::Pod for ThreadTimes {}
 unsafe impl aya::Pod for Counters {}
 
 const _: () = assert!(size_of::<Python>() == 120 && size_of::<Target>() == 136);
-const _: () = assert!(size_of::<ThreadTimes>() == 64 && size_of::<Counters>() == 88);
+const _: () = assert!(size_of::<ThreadTimes>() == 64 && size_of::<Counters>() == 104);
 
 /// What kind of record a program wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
