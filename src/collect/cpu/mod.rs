@@ -5,6 +5,7 @@
 //!                                             naming -> the thread that names addresses
 //! ```
 
+mod assemble;
 pub mod merge;
 mod naming;
 mod process;
