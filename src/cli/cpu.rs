@@ -194,7 +194,7 @@ pub fn run(args: &CpuArgs) -> Result<Exit> {
     let progress = Progress::new(screen.clone());
     let mut snapshot = |store: &Store| {
         view.write(store, &mut outputs, Outputs::snapshot).map(|written| {
-            screen.wrote(&written);
+            let _: bool = screen.wrote(&written);
         })
     };
     let outcome = session::run(&plan, signals.stop(), &progress, &mut snapshot)?;

@@ -5,12 +5,14 @@
 //!                                             naming -> the thread that names addresses
 //! ```
 
+mod assemble;
 pub mod merge;
 mod naming;
 mod process;
 mod python;
 mod reason;
 mod sampler;
+mod scheduler;
 mod switches;
 mod ticker;
 

@@ -1,27 +1,25 @@
 //! The first rung at work: records of the rings become samples of the recording.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
 use super::Engine;
-use super::merge::{Piece, PyItem, merge};
-use super::naming::{Naming, Unnamed, What};
+use super::assemble::{Assembled, Assembler, Parts, thread_of};
+use super::naming::Naming;
 use super::process::{Process, Shared};
 use super::reason::Wait;
+use super::scheduler;
 use super::switches::{Away, Switches};
 use super::ticker::{Settings, Ticker};
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::Running;
 use crate::error::Result;
-use crate::native::unwind::{End, NativeFrame, StackCopy};
-use crate::os::bpf::{self, Counters, ENTRY_MARK, Programs, SampleKind, SwitchIn, ThreadTimes, flag};
+use crate::os::bpf::{self, Counters, Programs, SampleKind, SwitchIn, ThreadTimes, flag};
 use crate::os::perf::{Record, StackSample};
-use crate::record::{
-    Event, FrameId, FrameKey, FrameKind, Loss, Mark, ProcessId, Reading, Recorder, Sample, SampleFlags, StackId, State,
-    Thread, ThreadId,
-};
+use crate::record::{Event, Loss, Mark, ProcessId, Reading, Recorder, Sample, SampleFlags, StackId, State, Thread};
 use crate::symbol::Modules;
 
 /// For so long after an exec the rings are visited often, so that a Python that starts is met early.
@@ -96,13 +94,11 @@ struct Table {
     follow: bool,
     young_until: Mono,
     tally: Tally,
-    native: Vec<NativeFrame>,
-    python: Vec<PyItem<FrameId>>,
-    pieces: Vec<Piece<FrameId>>,
-    stack: Vec<FrameId>,
+    assembler: Assembler,
     ended: Vec<u32>,
     lost: u64,
     switches: Switches,
+    scheduler: Option<Range<u64>>,
 }
 
 impl Sampler {
@@ -135,13 +131,11 @@ impl Sampler {
             follow: wanted.follow,
             young_until: now,
             tally: Tally::default(),
-            native: Vec::new(),
-            python: Vec::new(),
-            pieces: Vec::new(),
-            stack: Vec::new(),
+            assembler: Assembler::default(),
             ended: Vec::new(),
             lost: 0,
             switches: Switches::default(),
+            scheduler: if wanted.off_cpu { scheduler::range() } else { None },
         };
         for t in targets {
             let mut process = Process::new(t.pid, t.id, now);
@@ -415,28 +409,28 @@ impl Table {
             }
             self.born(programs, record.pid, 0, now);
         }
-        let Some((thread, stack, flags)) = self.assemble(record, &sample, now) else { return };
-        let at = Mono(record.time);
+        let Some(process) = self.processes.get_mut(&record.pid) else { return };
+        let scheduler = self.scheduler.as_ref().filter(|_| sample.kind == SampleKind::SwitchOut);
+        let parts = Parts { tid: record.tid, native: Some(record), walker: sample.flags, scheduler };
+        let assembled = self.assembler.assemble(process, &self.shared, parts, sample.frames(), now);
+        self.tally.cut += u64::from(assembled.cut);
         match sample.kind {
             SampleKind::Cpu => {
-                let weight_ns = sample.weight_ns;
+                let (at, weight_ns) = (Mono(record.time), sample.weight_ns);
+                let Assembled { thread, stack, flags, .. } = assembled;
                 self.tally.samples += 1;
                 let (state, reason) = (State::OnCpu, None);
                 self.shared.recorder.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
             }
-            SampleKind::SwitchOut => self.left_cpu(record, &sample, (thread, stack, flags)),
+            SampleKind::SwitchOut => self.left_cpu(record, &sample, &assembled),
         }
     }
 
     /// A thread left the CPU: its wait begins, to be told when it comes back.
-    fn left_cpu(
-        &mut self,
-        record: &StackSample<'_>,
-        sample: &bpf::Sample<'_>,
-        (thread, mut stack, flags): (ThreadId, StackId, SampleFlags),
-    ) {
+    fn left_cpu(&mut self, record: &StackSample<'_>, sample: &bpf::Sample<'_>, assembled: &Assembled) {
         let Some(process) = self.processes.get_mut(&record.pid) else { return };
         let recorder = &self.shared.recorder;
+        let &Assembled { thread, mut stack, flags, .. } = assembled;
         // State 0: it was preempted and waits for nothing but a CPU.
         let reason = (sample.state != 0).then(|| {
             let io_wait = sample.flags & flag::IO_WAIT != 0;
@@ -458,127 +452,6 @@ impl Table {
             self.tally.samples += 1;
         }
     }
-
-    /// Turns the parts of one instant into one stack.
-    fn assemble(
-        &mut self,
-        record: &StackSample<'_>,
-        sample: &bpf::Sample<'_>,
-        now: Mono,
-    ) -> Option<(ThreadId, StackId, SampleFlags)> {
-        let Self { shared, processes, native, python, pieces, stack, tally, .. } = self;
-        let process = processes.get_mut(&record.pid)?;
-        let recorder = &shared.recorder;
-        let mut flags = 0;
-
-        native.clear();
-        let end = match record.regs {
-            Some(regs) => {
-                let copy = StackCopy { regs, bytes: record.stack, cut: record.stack_full };
-                process.unwind(copy, native, shared, now)
-            }
-            // Without a user side the kernel's part is all there is.
-            None => End::Root,
-        };
-        match end {
-            End::Root => flags |= SampleFlags::ROOTED,
-            End::Truncated => {
-                flags |= SampleFlags::TRUNCATED;
-                tally.cut += 1;
-            }
-            End::Lost => {}
-        }
-
-        python.clear();
-        let mut lost = sample.flags & flag::PY_LOST != 0;
-        for f in sample.frames() {
-            if f.at == ENTRY_MARK {
-                python.push(PyItem::Entry(f.code));
-                continue;
-            }
-            let id = process.python_frame(f, recorder).unwrap_or_else(|| {
-                lost = true;
-                recorder.label("[python code gone]")
-            });
-            python.push(PyItem::Frame(id));
-        }
-        for (theirs, ours) in [
-            (flag::HAS_TSTATE, SampleFlags::HAS_PYTHON),
-            (flag::HOLDS_GIL, SampleFlags::GIL),
-            (flag::PY_TRUNCATED, SampleFlags::TRUNCATED),
-        ] {
-            if sample.flags & theirs != 0 {
-                flags |= ours;
-            }
-        }
-        if lost {
-            flags |= SampleFlags::PYTHON_LOST;
-        } else if !python.is_empty() {
-            flags |= SampleFlags::PYTHON;
-        }
-
-        let rule = process.rule().filter(|_| !python.is_empty());
-        let merged = match rule {
-            Some(rule) if !native.is_empty() => {
-                let eval = process.eval_ranges();
-                let is_eval = |a: u64| eval.iter().any(|r| r.contains(&a));
-                merge(rule, native, end, python, is_eval, pieces)
-            }
-            _ => {
-                pieces.clear();
-                pieces.extend((0..native.len()).map(Piece::Native));
-                pieces.extend(python.iter().filter_map(|p| match p {
-                    PyItem::Frame(f) => Some(Piece::Python(*f)),
-                    PyItem::Entry(_) => None,
-                }));
-                true
-            }
-        };
-        if !merged {
-            flags |= SampleFlags::UNMERGED;
-        }
-
-        stack.clear();
-        for address in record.kernel() {
-            let key = FrameKey { kind: FrameKind::Kernel, space: 0, address };
-            let (frame, new) = recorder.address_frame(key, || None);
-            if new {
-                shared.naming.ask(Unnamed { frame, what: What::Kernel(address), module: None });
-            }
-            stack.push(frame);
-        }
-        let gap = match end {
-            End::Lost => "[unwind lost]",
-            End::Root | End::Truncated => "[truncated]",
-        };
-        let mut filled = end == End::Root;
-        for piece in &*pieces {
-            stack.push(match piece {
-                Piece::Native(i) => process.native_frame(native[*i].address, recorder),
-                Piece::Python(f) => *f,
-                Piece::Gap => {
-                    filled = true;
-                    recorder.label(gap)
-                }
-                Piece::Unmerged => recorder.label("[unmerged]"),
-            });
-        }
-        if !filled {
-            stack.push(recorder.label(gap));
-        }
-        stack.reverse();
-        let thread = thread_of(process, record.tid, recorder);
-        Some((thread, recorder.stack(stack), SampleFlags(flags)))
-    }
-}
-
-/// The thread's row, added with its name when it is new.
-fn thread_of(process: &mut Process, tid: u32, recorder: &Recorder) -> ThreadId {
-    let (pid, id) = (process.pid, process.id);
-    *process.threads.entry(tid).or_insert_with(|| {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
-        recorder.thread(Thread { process: id, tid, name: name.trim_end().to_owned() })
-    })
 }
 
 /// What a thread that was asleep before the recording waits for, and its stack as far as it can be had without stopping it.

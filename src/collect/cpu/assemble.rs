@@ -1,0 +1,182 @@
+//! One instant of one thread, put together: kernel, native and Python frames become one stack of the recording.
+//!
+//! In: a record's native part (or none), the Python frames of the same instant in the walker's form, wherever they were
+//! read. Out: an interned stack and what is known about its quality. Every rung of the ladder ends here, so that a stack
+//! looks the same whoever took it.
+
+use std::ops::Range;
+
+use super::merge::{Piece, PyItem, merge};
+use super::naming::{Unnamed, What};
+use super::process::{Process, Shared};
+use crate::clock::Mono;
+use crate::native::unwind::{End, NativeFrame, StackCopy};
+use crate::os::bpf::{ENTRY_MARK, PyFrame, flag};
+use crate::os::perf::StackSample;
+use crate::record::{FrameId, FrameKey, FrameKind, Recorder, SampleFlags, StackId, Thread, ThreadId};
+
+/// The frames of tracing above the scheduler are no more than this.
+const TRACING_FRAMES: usize = 8;
+
+/// What a sample is made of, Python frames aside.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts<'a> {
+    /// The thread.
+    pub(super) tid: u32,
+    /// Kernel frames, registers and stack; `None` where only memory was read.
+    pub(super) native: Option<&'a StackSample<'a>>,
+    /// What the walker of the Python frames says, [`flag`] bits.
+    pub(super) walker: u32,
+    /// Where the scheduler lies, for a sample taken inside it: the frames above are the tracing's.
+    pub(super) scheduler: Option<&'a Range<u64>>,
+}
+
+/// A sample put together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Assembled {
+    pub(super) thread: ThreadId,
+    pub(super) stack: StackId,
+    pub(super) flags: SampleFlags,
+    /// The native stack was longer than its copy.
+    pub(super) cut: bool,
+}
+
+/// The scratch space of [`Assembler::assemble`], kept from sample to sample.
+#[derive(Debug, Default)]
+pub(super) struct Assembler {
+    native: Vec<NativeFrame>,
+    python: Vec<PyItem<FrameId>>,
+    pieces: Vec<Piece<FrameId>>,
+    stack: Vec<FrameId>,
+}
+
+impl Assembler {
+    /// Turns the parts of one instant into one stack. `frames` are Python frames and entry marks, leaf first.
+    pub(super) fn assemble(
+        &mut self,
+        process: &mut Process,
+        shared: &Shared,
+        parts: Parts<'_>,
+        frames: impl Iterator<Item = PyFrame>,
+        now: Mono,
+    ) -> Assembled {
+        let Self { native, python, pieces, stack } = self;
+        let recorder = &shared.recorder;
+        let mut flags = 0;
+
+        native.clear();
+        let end = match parts.native.and_then(|r| Some((r, r.regs?))) {
+            Some((record, regs)) => {
+                let copy = StackCopy { regs, bytes: record.stack, cut: record.stack_full };
+                process.unwind(copy, native, shared, now)
+            }
+            // Without a user side the kernel's part is all there is.
+            None => End::Root,
+        };
+        match end {
+            End::Root if parts.native.is_some() => flags |= SampleFlags::ROOTED,
+            End::Truncated => flags |= SampleFlags::TRUNCATED,
+            End::Root | End::Lost => {}
+        }
+
+        python.clear();
+        let mut lost = parts.walker & flag::PY_LOST != 0;
+        for f in frames {
+            if f.at == ENTRY_MARK {
+                python.push(PyItem::Entry(f.code));
+                continue;
+            }
+            let id = process.python_frame(f, recorder).unwrap_or_else(|| {
+                lost = true;
+                recorder.label("[python code gone]")
+            });
+            python.push(PyItem::Frame(id));
+        }
+        for (theirs, ours) in [
+            (flag::HAS_TSTATE, SampleFlags::HAS_PYTHON),
+            (flag::HOLDS_GIL, SampleFlags::GIL),
+            (flag::PY_TRUNCATED, SampleFlags::TRUNCATED),
+        ] {
+            if parts.walker & theirs != 0 {
+                flags |= ours;
+            }
+        }
+        if lost {
+            flags |= SampleFlags::PYTHON_LOST;
+        } else if !python.is_empty() {
+            flags |= SampleFlags::PYTHON;
+        }
+
+        let rule = process.rule().filter(|_| !python.is_empty());
+        let merged = match rule {
+            Some(rule) if !native.is_empty() => {
+                let eval = process.eval_ranges();
+                let is_eval = |a: u64| eval.iter().any(|r| r.contains(&a));
+                merge(rule, native, end, python, is_eval, pieces)
+            }
+            _ => {
+                pieces.clear();
+                pieces.extend((0..native.len()).map(Piece::Native));
+                pieces.extend(python.iter().filter_map(|p| match p {
+                    PyItem::Frame(f) => Some(Piece::Python(*f)),
+                    PyItem::Entry(_) => None,
+                }));
+                true
+            }
+        };
+        if !merged {
+            flags |= SampleFlags::UNMERGED;
+        }
+
+        stack.clear();
+        let tracing = parts.scheduler.map_or(0, |range| {
+            let mut kernel = parts.native.iter().flat_map(|r| r.kernel()).take(TRACING_FRAMES);
+            kernel.position(|a| range.contains(&a)).map_or(0, |at| at + 1)
+        });
+        for (depth, address) in parts.native.iter().flat_map(|r| r.kernel()).enumerate().skip(tracing) {
+            // But for the leaf these are return addresses; the call is the instruction before.
+            let address = if depth == 0 { address } else { address - 1 };
+            let key = FrameKey { kind: FrameKind::Kernel, space: 0, address };
+            let (frame, new) = recorder.address_frame(key, || None);
+            if new {
+                shared.naming.ask(Unnamed { frame, what: What::Kernel(address), module: None });
+            }
+            stack.push(frame);
+        }
+        let gap = match end {
+            End::Lost => "[unwind lost]",
+            End::Root | End::Truncated => "[truncated]",
+        };
+        let mut filled = end == End::Root;
+        for piece in &*pieces {
+            stack.push(match piece {
+                Piece::Native(i) => process.native_frame(native[*i].address, recorder),
+                Piece::Python(f) => *f,
+                Piece::Gap => {
+                    filled = true;
+                    recorder.label(gap)
+                }
+                Piece::Unmerged => recorder.label("[unmerged]"),
+            });
+        }
+        if !filled {
+            stack.push(recorder.label(gap));
+        }
+        stack.reverse();
+        Assembled {
+            thread: thread_of(process, parts.tid, recorder),
+            stack: recorder.stack(stack),
+            flags: SampleFlags(flags),
+            cut: end == End::Truncated,
+        }
+    }
+}
+
+/// The thread's row, added with its name when it is new.
+pub(super) fn thread_of(process: &mut Process, tid: u32, recorder: &Recorder) -> ThreadId {
+    let (pid, id) = (process.pid, process.id);
+    *process.threads.entry(tid).or_insert_with(|| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+        recorder.thread(Thread { process: id, tid, name: name.trim_end().to_owned() })
+    })
+}
