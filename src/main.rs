@@ -1,3 +1,10 @@
 //! perfkit: see the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(perfkit::symbol::INLINES_SUBCOMMAND) {
+        return if perfkit::symbol::serve_inlines().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    ExitCode::from(2)
+}
