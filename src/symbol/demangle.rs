@@ -28,10 +28,15 @@ impl Write for Bounded {
 /// (`memcpy@@GLIBC_2.14` is `memcpy`).
 pub fn demangle(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
+    let (name, stub) = name.strip_suffix("@plt").map_or((&*name, ""), |n| (n, "@plt"));
     let name = match name.find('@') {
-        Some(at) if at > 0 => name.get(..at).unwrap_or(&name),
-        _ => &name,
+        Some(at) if at > 0 => name.get(..at).unwrap_or(name),
+        _ => name,
     };
+    plain(name) + stub
+}
+
+fn plain(name: &str) -> String {
     rust(name).or_else(|| cpp(name)).unwrap_or_else(|| {
         let mut end = name.len().min(NAME_LIMIT);
         while !name.is_char_boundary(end) {
@@ -79,6 +84,7 @@ mod tests {
             ("_ZN5space4coldEv.cold", "space::cold"),
             ("_ZZ4mainENKUliE_clEi", "main::{lambda(int)#1}::operator()"),
             ("_start", "_start"),
+            ("_ZN5space4coldEv@plt", "space::cold@plt"),
             ("_Z", "_Z"),
             ("@plain", "@plain"),
         ] {
@@ -97,6 +103,7 @@ mod tests {
         name.push_str("EvT_");
         assert!(demangle(name.as_bytes()).len() <= NAME_LIMIT);
         assert!(demangle(&[0xff; 10_000]).len() <= NAME_LIMIT);
+        assert!(demangle("@plt".repeat(50_000).as_bytes()).len() <= 2 * NAME_LIMIT);
         assert!(demangle(format!("_Z{}", "N".repeat(4000)).as_bytes()).len() <= NAME_LIMIT);
         assert!(demangle(format!("_R{}", "INtC1a".repeat(2000)).as_bytes()).len() <= 3 * NAME_LIMIT);
     }

@@ -76,7 +76,7 @@ pub(super) fn write_request(to: &mut impl Write, addresses: &[u64], debug_dirs: 
     let mut bytes = Vec::with_capacity(8 + addresses.len() * 8);
     bytes.extend((addresses.len() as u32).to_le_bytes());
     bytes.extend((debug_dirs.len() as u32).to_le_bytes());
-    addresses.iter().for_each(|a| bytes.extend(a.to_le_bytes()));
+    bytes.extend(addresses.iter().flat_map(|a| a.to_le_bytes()));
     for dir in debug_dirs {
         let dir = dir.as_os_str().as_bytes();
         bytes.extend((dir.len() as u32).to_le_bytes());

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::debuginfo::{self, SearchPaths};
+use super::elf64::{Headers, Section};
 use super::helper::{Answer, INLINES_SUBCOMMAND, REQUEST_LIMIT, write_request};
 use super::modules::{Module, ModuleId, Modules};
 use crate::error::{Error, Kind, Result};
@@ -123,14 +125,13 @@ impl Inliner {
             let Some(module) = modules.get(id) else { continue };
             let Some(file) = self.file_with_dwarf(&module) else { continue };
             wanted.sort_by_key(|w| w.address);
-            wanted.truncate(REQUEST_LIMIT as usize);
-            if wanted.len() > SHARED_FROM
-                && let Ok(file) = file.try_clone()
-            {
-                let second = wanted.split_off(wanted.len() / 2);
-                jobs.push(Job { path: module.path.clone(), file, wanted: second });
+            let parts = if wanted.len() > SHARED_FROM { WORKERS } else { 1 };
+            let size = wanted.len().div_ceil(parts).clamp(1, REQUEST_LIMIT as usize);
+            for part in wanted.chunks(size) {
+                // Without a descriptor left the rest of the module stays without lines.
+                let Ok(file) = file.try_clone() else { break };
+                jobs.push(Job { path: module.path.clone(), file, wanted: part.to_vec() });
             }
-            jobs.push(Job { path: module.path.clone(), file, wanted });
         }
         // The longest first, so that the workers end together.
         jobs.sort_by_key(|j| std::cmp::Reverse(j.wanted.len()));
@@ -138,7 +139,7 @@ impl Inliner {
     }
 
     fn file_with_dwarf(&self, module: &Module) -> Option<File> {
-        let has_dwarf = |h: &super::elf64::Headers| h.section(".debug_info").is_some_and(|s| s.has_bytes());
+        let has_dwarf = |h: &Headers| h.section(".debug_info").is_some_and(Section::has_bytes);
         if has_dwarf(&module.headers) {
             return module.file().ok()?.try_clone().ok();
         }
@@ -167,6 +168,8 @@ impl Inliner {
             .stdin(Stdio::from(job.file))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
             .stderr(Stdio::null())
+            // Ctrl-C on the terminal is meant for us.
+            .process_group(0)
             .spawn()
             .map_err(|e| Error::io("cannot start the helper for inlined frames", e))?;
         let mut child = Guard(child);

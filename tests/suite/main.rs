@@ -13,4 +13,5 @@ mod python;
 mod render;
 #[allow(dead_code, reason = "the rig is wider than what one state of the tests uses")]
 mod rig;
+mod symbol;
 mod targets;

@@ -91,17 +91,18 @@ impl Ticker {
 
     /// Starts the timers and hooks.
     pub(super) fn start(&mut self, now: Mono) -> Result<()> {
-        if self.settings.follow {
-            self.programs.attach_forks()?;
-        }
-        if self.settings.switches {
-            self.programs.attach_switches()?;
-        }
         self.dither(now, true);
         for cpu in &self.cpus {
             for event in [Some(&cpu.stacks), Some(&cpu.plain), cpu.tick.as_ref()].into_iter().flatten() {
                 event.enable().map_err(|e| Error::io("cannot start sampling", e))?;
             }
+        }
+        // Only now: a program that has no ring to write to would count losses.
+        if self.settings.follow {
+            self.programs.attach_forks()?;
+        }
+        if self.settings.switches {
+            self.programs.attach_switches()?;
         }
         Ok(())
     }

@@ -16,12 +16,14 @@ struct At {
     inlined: &'static str,
 }
 
+// The lines of the places and not those in here.
+#[collapse_debuginfo(yes)]
 macro_rules! here {
     ($all:expr, $function:expr, $inlined:expr) => {{
         let pc: u64;
         unsafe {
             #[cfg(target_arch = "x86_64")]
-            asm!("lea {}, [rip]", out(reg) pc);
+            asm!("lea {}, [rip - 1]", out(reg) pc);
             #[cfg(target_arch = "aarch64")]
             asm!("adr {}, .", out(reg) pc);
         }

@@ -5,8 +5,9 @@
  */
 #include <stdio.h>
 
+/* An address inside the instruction that asks. */
 #if defined(__x86_64__)
-#define PC(at) __asm__ volatile("lea 0(%%rip), %0" : "=r"(at))
+#define PC(at) __asm__ volatile("lea -1(%%rip), %0" : "=r"(at))
 #elif defined(__aarch64__)
 #define PC(at) __asm__ volatile("adr %0, ." : "=r"(at))
 #endif
