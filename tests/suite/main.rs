@@ -9,6 +9,7 @@
 )]
 
 mod layers;
+mod mutation;
 mod python;
 mod render;
 #[allow(dead_code, reason = "the rig is wider than what one state of the tests uses")]

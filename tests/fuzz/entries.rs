@@ -1,0 +1,316 @@
+//! Where foreign bytes enter perfkit: one function an entry, each takes any bytes and must come back soon, whole, and
+//! without much memory. The fuzz targets and the suite's mutation test both call these.
+
+use std::cell::Cell;
+use std::hint::black_box;
+use std::io::Write;
+use std::sync::Arc;
+
+use framehop::ExplicitModuleSectionInfo;
+use perfkit::analysis::{Profile, Selection};
+use perfkit::native::unwind::{ProcessUnwinder, StackCopy};
+use perfkit::os::bpf::{Sample, SwitchIn};
+use perfkit::os::elf::Elf;
+use perfkit::os::memory::{FakeMemory, Fault, LiveMemory, Memory};
+use perfkit::os::perf::{Layout as Parts, Record, parse};
+use perfkit::python::layout::{Layout, LineTable};
+use perfkit::python::lines::Lines;
+use perfkit::python::{Code, Runtime, Version, debug_offsets, frames, gil, heap::Heap};
+use perfkit::record::Recording;
+use perfkit::render::{Format, Options, render};
+use perfkit::symbol::{Kernel, Modules, Namer, SearchPaths, demangle};
+use perfkit::target::{Mapping, Maps};
+use perfkit::units::{Hertz, Nanos};
+
+/// An entry: its name, and what takes the bytes.
+pub type Entry = (&'static str, fn(&[u8]));
+
+/// All entries.
+pub const ENTRIES: &[Entry] = &[
+    ("text", text),
+    ("recording", recording),
+    ("elf", elf),
+    ("unwind", unwind),
+    ("python", python),
+    ("lines", lines),
+    ("rings", rings),
+    ("kernel", kernel),
+];
+
+/// `/proc/PID/maps`, numbers as typed, and names to demangle.
+pub fn text(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let maps = Maps::parse(&text);
+    for mapping in &maps.0 {
+        black_box((maps.at(mapping.start), mapping.is_file()));
+    }
+    if let Ok(ns) = text.parse::<Nanos>() {
+        black_box(ns.to_string());
+    }
+    if let Ok(rate) = text.parse::<Hertz>() {
+        black_box(rate.to_string());
+    }
+    black_box(demangle(data));
+}
+
+/// A recording, from opening to every rendering.
+pub fn recording(data: &[u8]) {
+    let mut file = tempfile::Builder::new().suffix(".perfkit").tempfile().expect("a temporary file");
+    file.write_all(data).expect("room for it");
+    let Ok(recording) = Recording::open(file.path()) else { return };
+    for selection in [Selection::cpu(), Selection::wall()] {
+        let Ok(profile) = Profile::new(&recording, &selection) else { continue };
+        for format in
+            [Format::Svg, Format::Folded, Format::Speedscope, Format::Pprof, Format::Pstats, Format::Json, Format::Text]
+        {
+            let _ = black_box(render(&profile, &Options::default(), format, &mut std::io::sink()));
+        }
+    }
+}
+
+/// An ELF file: its parts, its symbols and its unwind tables.
+pub fn elf(data: &[u8]) {
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    file.write_all(data).expect("room for it");
+    let plain = Elf::new(file);
+    let _ = black_box((plain.segments(), plain.symbol("_PyRuntime"), plain.section(".PyRuntime"), plain.build_id()));
+    let _ = black_box(plain.section_data(".eh_frame").map(|d| d.map(|d| d.len())));
+    let Some((modules, id, mapping)) = module(data) else { return };
+    let mut namer = Namer::new(Arc::clone(&modules), SearchPaths { debug_dirs: Vec::new() });
+    let mut address = 1_u64;
+    while address < 1 << 40 {
+        let _ = black_box((namer.name(id, address), namer.name(id, mapping.start + address)));
+        address *= 3;
+    }
+    let _ = black_box((namer.functions(id), namer.trouble(id), modules.unwind_sections(id)));
+}
+
+/// A module and a stack: the first eight bytes say where the one ends and the other begins.
+pub fn unwind(data: &[u8]) {
+    let Some((head, rest)) = data.split_at_checked(8) else { return };
+    let cut = word(head) as usize % (rest.len() + 1);
+    let (code, stack) = rest.split_at(cut);
+    let mut unwinder = ProcessUnwinder::default();
+    if let Some((modules, id, mapping)) = module(code)
+        && let Some(s) = modules.unwind_sections(id)
+    {
+        let sections = ExplicitModuleSectionInfo {
+            base_svma: s.base_svma,
+            text_svma: s.text_svma.clone(),
+            stubs_svma: s.plt_svma.clone(),
+            got_svma: s.got_svma.clone(),
+            eh_frame_svma: s.eh_frame.as_ref().map(|b| b.svma.clone()),
+            eh_frame: s.eh_frame.as_ref().map(|b| b.data.clone()),
+            eh_frame_hdr_svma: s.eh_frame_hdr.as_ref().map(|b| b.svma.clone()),
+            eh_frame_hdr: s.eh_frame_hdr.as_ref().map(|b| b.data.clone()),
+            debug_frame: s.debug_frame.clone(),
+            ..ExplicitModuleSectionInfo::default()
+        };
+        let bias = modules.get(id).and_then(|m| m.bias(&mapping)).unwrap_or(0);
+        unwinder.add("module".into(), mapping.start..mapping.end, s.base_svma.wrapping_add(bias), sections);
+    }
+    let mut frames = Vec::new();
+    for step in 0..64_u64 {
+        // Instruction pointers all over the module, and whatever stands on the stack.
+        let ip = CODE_AT + step * (code.len() as u64 / 64).max(1);
+        for regs in [[STACK_AT + 16, STACK_AT, ip], [word(stack), STACK_AT, ip], [0, u64::MAX - 64, ip]] {
+            black_box(unwinder.unwind(StackCopy { regs, bytes: stack, cut: step % 2 == 0 }, &mut frames, |_, _| true));
+        }
+    }
+}
+
+/// A CPython whose memory is these bytes, over and over, wherever one reads.
+pub fn python(data: &[u8]) {
+    let Some((first, _)) = data.split_first() else { return };
+    let memory = Echo { data, left: Cell::new(64 << 20) };
+    let address = 0x10_0000;
+    let published = debug_offsets::head(&memory, address).ok().flatten();
+    let from_cookie = published.and_then(|head| debug_offsets::layout(&memory, address, head).ok());
+    let version = Version { major: 3, minor: 8 + first % 6 };
+    for layout in [Layout::of(version), from_cookie].into_iter().flatten() {
+        let (image, text) = (String::new(), version.to_string());
+        let code_type = None;
+        let runtime = Runtime { version, text, image, address, code_type, layout, eval: Vec::new(), started: true };
+        let _ = black_box(runtime.verify(&memory));
+        for thread in frames::walk(&memory, &runtime, 256).unwrap_or_default() {
+            black_box(gil::of(&memory, &runtime, thread.interpreter_at).ok());
+            for frame in thread.frames.iter().take(4) {
+                if let Ok(code) = Code::read(Heap::new(&memory, &runtime.layout), frame.code, None) {
+                    black_box(code.line(&runtime.layout, frame.instr));
+                }
+            }
+        }
+    }
+}
+
+/// Line tables in their three formats.
+pub fn lines(data: &[u8]) {
+    for format in [LineTable::Lnotab, LineTable::Pairs, LineTable::Locations] {
+        let lines = Lines::decode(format, 1, data);
+        for lasti in [-1, 0, 2, data.len() as i64, i64::from(u32::MAX), i64::MAX, i64::MIN] {
+            black_box(lines.at(lasti));
+        }
+    }
+}
+
+/// Records of a perf ring and what the eBPF programs write into them.
+pub fn rings(data: &[u8]) {
+    for layout in [Parts::None, Parts::Plain, Parts::Stacks { raw: true }, Parts::Stacks { raw: false }] {
+        if let Record::Stack(sample) = parse(data, |_| layout) {
+            black_box((sample.kernel().count(), sample.stack.len(), sample.regs));
+            program(sample.raw);
+        }
+    }
+    program(data);
+}
+
+fn program(raw: &[u8]) {
+    if let Some(sample) = Sample::parse(raw) {
+        black_box(sample.frames().count());
+    }
+    black_box(SwitchIn::parse(raw));
+}
+
+/// The kernel's list of symbols.
+pub fn kernel(data: &[u8]) {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(data).expect("room for it");
+    let mut kernel = Kernel::at(file.path());
+    for address in [0, 1, 0xffff_ffff_8100_0000, u64::MAX] {
+        black_box(kernel.name(address));
+    }
+    black_box(kernel.trouble().map(ToString::to_string));
+}
+
+const CODE_AT: u64 = 0x7f00_0000_0000;
+const STACK_AT: u64 = 0x7ffd_0000_0000;
+
+/// The bytes as a mapped module. They come in as a vDSO does, which is read from memory: no file system is asked.
+fn module(data: &[u8]) -> Option<(Arc<Modules>, perfkit::symbol::ModuleId, Mapping)> {
+    let mapping = Mapping {
+        start: CODE_AT,
+        end: CODE_AT + data.len() as u64,
+        executable: true,
+        readable: true,
+        writable: false,
+        offset: 0,
+        device: (0, 0),
+        inode: 0,
+        path: "[vdso]".into(),
+        deleted: false,
+    };
+    let memory = FakeMemory { pieces: vec![(CODE_AT, data.to_vec())] };
+    let modules = Arc::new(Modules::new());
+    let id = modules.open(std::process::id(), &mapping, &memory)?;
+    Some((modules, id, mapping))
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+/// Memory in which every address can be read and every pointer leads somewhere: circles, endless chains, huge lengths.
+/// It ends (everything faults) after so many bytes: a reader that wants more than that of one process is out of bounds.
+struct Echo<'a> {
+    data: &'a [u8],
+    left: Cell<usize>,
+}
+
+impl Memory for Echo<'_> {
+    fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let fault = Fault { at, len: into.len() };
+        let left = self.left.get().checked_sub(into.len()).expect("a lying target makes us read without end");
+        self.left.set(left);
+        // The lowest page is never mapped, and neither is anything above user space.
+        if at < 4096 || at >> 47 != 0 {
+            return Err(fault);
+        }
+        for (i, byte) in into.iter_mut().enumerate() {
+            let place = (at as usize).wrapping_add(i) % self.data.len();
+            *byte = *self.data.get(place).ok_or(fault)?;
+        }
+        Ok(())
+    }
+}
+
+/// Something to start from for each entry: true bytes of this machine and of perfkit's own making.
+pub fn seeds(entry: &str) -> Vec<Vec<u8>> {
+    let own = LiveMemory::new(std::process::id());
+    let vdso = Maps::of(std::process::id()).ok().and_then(|maps| {
+        let found = maps.0.into_iter().find(|m| m.path == "[vdso]")?;
+        own.bytes_at(found.start, (found.end - found.start) as usize, 1 << 20).ok()
+    });
+    let elf = vdso.unwrap_or_default();
+    match entry {
+        "text" => vec![
+            std::fs::read("/proc/self/maps").unwrap_or_default(),
+            b"1m30s".to_vec(),
+            b"_ZN3npc6WorkerIlE3runEl".to_vec(),
+            b"_RNvCs4fqI2P2rA04_7mycrate3foo".to_vec(),
+        ],
+        "recording" => vec![sample_recording()],
+        "elf" => vec![elf],
+        "unwind" => vec![[&(elf.len() as u64).to_le_bytes()[..], &elf, &[0x41; 512]].concat()],
+        "python" => {
+            let cookie = [&b"xdebugpy"[..], &0x030d_00f0_u64.to_le_bytes(), &[0; 8], &[8; 800]].concat();
+            let pointers: Vec<u8> = (0..256_u64).flat_map(|i| (0x10_0000 + i * 8).to_le_bytes()).collect();
+            vec![cookie, pointers, vec![0x10; 2048]]
+        }
+        "lines" => vec![vec![6, 1, 8, 255, 2, 128, 0x80, 0xf0, 13, 14, 63, 64, 1], (0..=255).collect()],
+        "rings" => vec![record(9, 200), record(10, 120), record(2, 24), vec![0; 96]],
+        "kernel" => {
+            vec![b"ffffffff81000000 T _text\nffffffff81000100 t do_one [npc]\n0000000000000000 A zero\n".to_vec()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A perf record of a kind, its head in order, its body counting.
+fn record(kind: u32, size: u16) -> Vec<u8> {
+    let head = [&kind.to_le_bytes()[..], &0_u16.to_le_bytes(), &size.to_le_bytes()].concat();
+    head.into_iter().chain((8..size).map(|i| (i % 13) as u8)).collect()
+}
+
+/// The bytes of a small recording with every kind of row.
+fn sample_recording() -> Vec<u8> {
+    use perfkit::clock::Mono;
+    use perfkit::record::{
+        Event, Frame, FrameKind, Loss, Mark, Process, Recorder, Sample, SampleFlags, State, Store, Thread,
+    };
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let path = home.path().join("seed.perfkit");
+    let recorder = Recorder::new();
+    let process = recorder.process(Process { pid: 7, name: "npc".into(), ..Process::default() });
+    let thread = recorder.thread(Thread { process, tid: 8, name: "worker".into() });
+    let frame = |(name, kind): (&str, FrameKind)| {
+        recorder.frame(Frame {
+            kind,
+            function: Some(name.into()),
+            file: Some("npc.py".into()),
+            line: Some(3),
+            module: Some("libnpc.so".into()),
+            address: Some(0x1000),
+            inlines: Vec::new(),
+        })
+    };
+    let frames = [("main", FrameKind::Python), ("think", FrameKind::Native), ("read", FrameKind::Kernel)].map(frame);
+    for i in 0..20 {
+        let stack = recorder.stack(&frames[..=i % 3]);
+        let state = if i % 4 == 0 { State::OffCpu } else { State::OnCpu };
+        recorder.put(Event::Sample(Sample {
+            at: Mono(1_000 + i as u64 * 1_000_000),
+            thread,
+            stack,
+            weight_ns: 1_000_000,
+            state,
+            reason: (i % 4 == 0).then_some("futex"),
+            flags: SampleFlags(i as u32),
+        }));
+    }
+    recorder.put(Event::Mark(Mark { at: Mono(5), kind: "start", text: "begun".into() }));
+    recorder.put(Event::Loss(Loss { from: Mono(6), to: Mono(7), source: "cpu", count: 3, why: "ring full".into() }));
+    let mut store = Store::create(&path, false).expect("a recording");
+    store.flush(&recorder).expect("a written recording");
+    store.close().expect("a closed recording");
+    std::fs::read(&path).expect("its bytes")
+}
