@@ -8,9 +8,9 @@ use super::layout::{Instr, Layout};
 use super::lines::Lines;
 use crate::os::memory::Fault;
 
-/// Largest line table read. The largest of the standard library has 90 KiB; generated code reaches megabytes, and
-/// dropping a table would move all its samples elsewhere.
-const TABLE_LIMIT: usize = 64 << 20;
+/// Largest line table read: more than a million lines in one function. Tables of a few KiB are common and generated code
+/// reaches megabytes; to drop a table would be to move all its samples elsewhere.
+const TABLE_LIMIT: usize = 16 << 20;
 
 /// A resolved code object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,9 +62,14 @@ impl Code {
             name,
             qualname,
             first_line,
-            lines: Lines::decode(l.line_table, first_line, &table),
+            lines: Lines::new(l.line_table, first_line, table),
             marks: (name_at, table_at),
         })
+    }
+
+    /// Bytes of memory that this takes, for caches that must not grow with what a target claims.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.file.len() + self.name.len() + self.qualname.len() + self.lines.weight()
     }
 
     /// The line of a frame of this code that stands at `instr`, in the form that `layout.instr` says.

@@ -44,7 +44,7 @@ pub(super) fn compare(mut command: Command, minor: u8, share: usize) {
         let first = number(&mut rest);
         let table = part(&mut rest);
         let count = number(&mut rest) as usize;
-        let lines = Lines::decode(format, first, table);
+        let lines = Lines::new(format, first, table.to_vec());
         let truth: Vec<Option<u32>> = (0..count).map(|_| u32::try_from(number(&mut rest)).ok()).collect();
         let name = String::from_utf8_lossy(part(&mut rest));
         let found: Vec<_> = (0..count).map(|i| lines.at(i as i64 * 2)).collect();
