@@ -10,6 +10,8 @@ use std::sync::Arc;
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
 
+/// What lies further up than this is no part of the same stack.
+const LARGEST_STACK: usize = 8 << 20;
 /// No real stack is deeper; a lying one ends here.
 const MAX_DEPTH: usize = 2048;
 
@@ -29,7 +31,7 @@ pub struct NativeFrame {
 pub enum End {
     /// At the thread's entry.
     Root,
-    /// At the end of the copied stack, which the kernel cut.
+    /// Beyond the end of the copy.
     Truncated,
     /// At something that could not be followed.
     Lost,
@@ -40,10 +42,9 @@ pub enum End {
 pub struct StackCopy<'a> {
     /// BP, SP, IP as they were.
     pub regs: [u64; 3],
-    /// The stack from SP upwards.
+    /// The stack from SP upwards: to its end, to the copy's limit, or to a page that was never touched (a large array in a
+    /// frame), over which the kernel cannot copy at an interrupt.
     pub bytes: &'a [u8],
-    /// The copy ended because of its limit.
-    pub cut: bool,
 }
 
 /// Bytes of an ELF section, shared between the unwinder and the module they belong to.
@@ -94,7 +95,7 @@ impl ProcessUnwinder {
         let mut read = |address: u64| {
             let offset = address.checked_sub(sp).and_then(|o| usize::try_from(o).ok()).ok_or(())?;
             let Some(word) = offset.checked_add(8).and_then(|end| stack.bytes.get(offset..end)) else {
-                past_copy |= offset >= stack.bytes.len();
+                past_copy |= offset >= stack.bytes.len() && offset < LARGEST_STACK;
                 return Err(());
             };
             word.try_into().map(u64::from_le_bytes).map_err(|_| ())
@@ -121,7 +122,7 @@ impl ProcessUnwinder {
                     None => return End::Root,
                 },
                 Ok(None) => return End::Root,
-                _ if past_copy && stack.cut => return End::Truncated,
+                _ if past_copy => return End::Truncated,
                 _ => return End::Lost,
             }
         }
@@ -142,7 +143,7 @@ mod tests {
             bytes[at..at + 8].copy_from_slice(&u64::to_le_bytes(word));
         }
         let mut frames = Vec::new();
-        let stack = StackCopy { regs: [sp + 0x10, sp, 0x40_2000], bytes: &bytes, cut: false };
+        let stack = StackCopy { regs: [sp + 0x10, sp, 0x40_2000], bytes: &bytes };
         let end = ProcessUnwinder::default().unwind(stack, &mut frames, |_, _| true);
         assert_eq!(end, End::Root, "{frames:x?}");
         assert_eq!(frames.iter().map(|f| f.address).collect::<Vec<_>>(), [0x40_2000, 0x40_0fff]);
@@ -154,9 +155,9 @@ mod tests {
         let sp = 0x7000_0000_u64;
         let mut frames = Vec::new();
         let mut u = ProcessUnwinder::default();
-        let cut = StackCopy { regs: [sp + 0x100, sp, 0x40_2000], bytes: &[0; 64], cut: true };
+        let cut = StackCopy { regs: [sp + 0x100, sp, 0x40_2000], bytes: &[0; 64] };
         assert_eq!(u.unwind(cut, &mut frames, |_, _| true), End::Truncated);
-        let garbage = StackCopy { regs: [3, sp, 0x40_2000], bytes: &[0xff; 64], cut: false };
+        let garbage = StackCopy { regs: [3, sp, 0x40_2000], bytes: &[0xff; 64] };
         assert_eq!(u.unwind(garbage, &mut frames, |_, _| true), End::Lost);
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Assembled {
     pub(super) thread: ThreadId,
     pub(super) stack: StackId,
     pub(super) flags: SampleFlags,
-    /// The native stack was longer than its copy.
+    /// The native stack was longer than the largest copy.
     pub(super) cut: bool,
 }
 
@@ -67,7 +67,7 @@ impl Assembler {
         native.clear();
         let end = match parts.native.and_then(|r| Some((r, r.regs?))) {
             Some((record, regs)) => {
-                let copy = StackCopy { regs, bytes: record.stack, cut: record.stack_full };
+                let copy = StackCopy { regs, bytes: record.stack };
                 process.unwind(copy, native, shared, now)
             }
             // Without a user side the kernel's part is all there is.
@@ -167,7 +167,7 @@ impl Assembler {
             thread: thread_of(process, parts.tid, recorder),
             stack: recorder.stack(stack),
             flags: SampleFlags(flags),
-            cut: end == End::Truncated,
+            cut: end == End::Truncated && parts.native.is_some_and(|r| r.stack_full),
         }
     }
 }
