@@ -17,7 +17,9 @@ use crate::error::Result;
 /// Compressed `.gnu_debugdata` larger than this is left alone; Fedora's largest are about 2 MB.
 const PACKED_LIMIT: u64 = 64 << 20;
 /// What may come out of it.
-const UNPACKED_LIMIT: u64 = 256 << 20;
+const UNPACKED_LIMIT: u64 = 64 << 20;
+/// A debug file larger than this is not summed up to prove that it belongs to a module.
+const CHECKED_LIMIT: u64 = 4 << 30;
 /// What the decoder may use while it works.
 const DECODER_MEMORY: u64 = 128 << 20;
 
@@ -89,7 +91,7 @@ fn accept(file: File, proved: impl Fn(&File, Option<&[u8]>) -> bool) -> Option<D
 fn crc32(file: &File) -> Option<u32> {
     let mut crc = flate2::Crc::new();
     let (mut chunk, mut at) = (vec![0; 1 << 18], 0);
-    loop {
+    while at < CHECKED_LIMIT {
         let n = read_up_to(file, at, &mut chunk).ok()?;
         if n == 0 {
             return Some(crc.sum());
@@ -97,6 +99,7 @@ fn crc32(file: &File) -> Option<u32> {
         crc.update(chunk.get(..n)?);
         at += n as u64;
     }
+    None
 }
 
 /// The small ELF file with function symbols that Fedora packs into `.gnu_debugdata`, unpacked into memory.
@@ -110,10 +113,11 @@ pub fn packed(module: &Module) -> Result<Option<DebugFile>> {
 
 fn unpack(bytes: &[u8]) -> Option<File> {
     let stream = xz2::stream::Stream::new_stream_decoder(DECODER_MEMORY, 0).ok()?;
-    let mut unpacked = Vec::new();
     let mut decoder = xz2::read::XzDecoder::new_stream(bytes, stream).take(UNPACKED_LIMIT);
-    decoder.read_to_end(&mut unpacked).ok()?;
-    ((unpacked.len() as u64) < UNPACKED_LIMIT).then(|| in_memory("debugdata", &unpacked).ok())?
+    let mut file = in_memory("debugdata", &[]).ok()?;
+    // Straight into the file: nothing large in memory of our own.
+    let len = std::io::copy(&mut decoder, &mut file).ok()?;
+    (len < UNPACKED_LIMIT).then_some(file)
 }
 
 #[cfg(test)]

@@ -107,4 +107,32 @@ mod tests {
         assert!(demangle(format!("_Z{}", "N".repeat(4000)).as_bytes()).len() <= NAME_LIMIT);
         assert!(demangle(format!("_R{}", "INtC1a".repeat(2000)).as_bytes()).len() <= 3 * NAME_LIMIT);
     }
+
+    #[test]
+    fn nonsense_in_the_shape_of_names_takes_no_time() {
+        let parts = [
+            "_Z", "N", "E", "I", "S_", "S0_", "S1_", "St", "T_", "T0_", "i", "d", "P", "R", "K", "1a", "3foo", "Dp",
+            "J", "L", "X", "cv", "C1", "Lb1E", "F", "M", "A5_", "DT", "sr", "_R", "NvC1a", "B_", "B0_", "p", "Y", "W",
+            "u", "G_", "h_", "Z", "U", "l",
+        ];
+        let mut seed = 0x1234_5678_9abc_def1_u64;
+        let mut roll = |n: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed % n as u64) as usize
+        };
+        let mut worst = (std::time::Duration::ZERO, String::new());
+        for _ in 0..20_000 {
+            let mut name = String::from(if roll(4) == 0 { "_R" } else { "_Z" });
+            let few: Vec<_> = (0..=roll(6)).map(|_| parts[roll(parts.len())]).collect();
+            for _ in 0..roll(300) {
+                name.push_str(if roll(5) == 0 { parts[roll(parts.len())] } else { few[roll(few.len())] });
+            }
+            let begun = std::time::Instant::now();
+            assert!(demangle(name.as_bytes()).len() <= NAME_LIMIT);
+            worst = worst.max((begun.elapsed(), name));
+        }
+        assert!(worst.0 < std::time::Duration::from_secs(1), "{worst:?}");
+    }
 }

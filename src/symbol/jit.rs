@@ -23,6 +23,8 @@ const REGION_LIMIT: usize = 400_000;
 const CHUNK: usize = 1 << 20;
 /// Chunks read in one look: what is beyond them has to wait for the next.
 const CHUNKS_A_LOOK: usize = 64;
+/// A map is not read beyond this.
+const FILE_LIMIT: u64 = 1 << 30;
 /// A line longer than this is no line of a map.
 const LINE_LIMIT: usize = 8192;
 /// How often a map that was not there is looked for.
@@ -163,7 +165,7 @@ impl Map {
             // Begun anew in place.
             (self.read, self.regions) = (0, Regions::default());
         }
-        if size == self.read {
+        if size == self.read || self.read >= FILE_LIMIT {
             return;
         }
         let mut chunk = vec![0; CHUNK.min((size - self.read) as usize)];

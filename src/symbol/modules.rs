@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustc_hash::FxHashMap;
@@ -24,6 +25,10 @@ use crate::target::Mapping;
 const VDSO_LIMIT: u64 = 1 << 20;
 /// Notes larger than this are not searched for a build id.
 const NOTE_LIMIT: u64 = 1 << 16;
+/// Nor are more notes than this.
+const NOTES: usize = 16;
+/// Unwind tables of all modules together, bytes; what a process needs is some 10 MB.
+const UNWIND_LIMIT: usize = 256 << 20;
 
 /// Number of a module file in [`Modules`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +48,7 @@ pub struct Module {
     /// Why the file could not be opened, in one line.
     pub trouble: Option<String>,
     pub(super) root: Option<Arc<Root>>,
-    file: Option<(File, FileIdentity)>,
+    file: Option<(Arc<File>, FileIdentity)>,
     unwind: OnceLock<Option<Arc<UnwindSections>>>,
 }
 
@@ -52,21 +57,18 @@ impl Module {
     ///
     /// # Errors
     /// `Gone` when it was never opened or has been rewritten in place.
-    pub fn file(&self) -> Result<&File> {
+    pub fn file(&self) -> Result<&Arc<File>> {
         let Some((file, then)) = &self.file else {
             return Err(Error::new(Kind::Gone, format!("{} could not be opened", self.path)));
         };
         match FileIdentity::of(file) {
             Ok(now) if now == *then => Ok(file),
+            // Only touched: the same headers and the same build are taken for the same content.
+            Ok(_) if Headers::read(file).is_ok_and(|h| h == self.headers && build_id(file, &h) == self.build_id) => {
+                Ok(file)
+            }
             _ => Err(Error::new(Kind::Gone, format!("{} was rewritten in place while it was in use", self.path))),
         }
-    }
-
-    /// The path under which this process itself can open the file again, whatever became of its name.
-    pub fn reopen_path(&self) -> Option<PathBuf> {
-        use std::os::fd::AsRawFd;
-        let (file, _) = self.file.as_ref()?;
-        Some(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())))
     }
 
     /// What is added to the file's own addresses where `mapping` shows it (wraps around for files linked high).
@@ -106,12 +108,15 @@ struct Inner {
     by_file: FxHashMap<FileIdentity, ModuleId>,
     by_vdso: FxHashMap<u64, ModuleId>,
     roots: FxHashMap<(u64, u64, PathBuf), Arc<Root>>,
+    /// Modules with an open file.
+    held: usize,
 }
 
 /// The registry of module files. Shared by the threads that unwind and those that name.
 #[derive(Debug, Default)]
 pub struct Modules {
     inner: Mutex<Inner>,
+    unwind_bytes: AtomicUsize,
 }
 
 impl Modules {
@@ -141,7 +146,8 @@ impl Modules {
         if let Some(&known) = inner.by_mapping.get(&key(None)).or_else(|| inner.by_mapping.get(&key(Some(pid)))) {
             return known;
         }
-        let (found, held) = match open_mapped(pid, mapping) {
+        let opened = if inner.held < most_held() { open_mapped(pid, mapping) } else { Err(too_many(mapping)) };
+        let (found, held) = match opened {
             Ok(file) => (inner.add_file(pid, mapping, file), true),
             Err(e) => (Some(inner.add_closed(mapping, &e)), false),
         };
@@ -190,7 +196,13 @@ impl Modules {
     /// The sections that an unwinder wants; read once and shared. `None` when the module has no unwind information.
     pub fn unwind_sections(&self, id: ModuleId) -> Option<Arc<UnwindSections>> {
         let module = self.get(id)?;
-        module.unwind.get_or_init(|| UnwindSections::of(&module).ok().flatten().map(Arc::new)).clone()
+        let read = || {
+            let sections = UnwindSections::of(&module).ok().flatten()?;
+            let held = self.unwind_bytes.fetch_add(sections.heap_bytes(), Ordering::Relaxed);
+            // Only files that lie get here; their code is followed by frame pointers.
+            (held < UNWIND_LIMIT).then(|| Arc::new(sections))
+        };
+        module.unwind.get_or_init(read).clone()
     }
 
     /// How many modules there are.
@@ -215,8 +227,9 @@ impl Inner {
     ) -> ModuleId {
         let id = ModuleId(self.modules.len() as u32);
         let build_id = file.as_ref().and_then(|f| build_id(f, &headers));
-        let file = file.and_then(|f| FileIdentity::of(&f).ok().map(|i| (f, i)));
+        let file = file.and_then(|f| FileIdentity::of(&f).ok().map(|i| (Arc::new(f), i)));
         let unwind = OnceLock::new();
+        self.held += usize::from(file.is_some());
         self.modules.push(Arc::new(Module { id, path, build_id, headers, trouble, root, file, unwind }));
         id
     }
@@ -249,6 +262,20 @@ impl Inner {
         let namespace = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap_or_default();
         Some(self.roots.entry((device, inode, namespace)).or_insert_with(|| Arc::new(root)).clone())
     }
+}
+
+/// How many files may be held: half of the descriptors, so that the other half is left for everything else.
+fn most_held() -> usize {
+    static MOST: OnceLock<usize> = OnceLock::new();
+    *MOST.get_or_init(|| {
+        let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+        limit.map_or(512, |(soft, _)| usize::try_from(soft / 2).unwrap_or(usize::MAX))
+    })
+}
+
+fn too_many(mapping: &Mapping) -> Error {
+    Error::new(Kind::Io, format!("{} is one module file too many to be held open", mapping.path))
+        .advise("raise the limit of open files: `ulimit -n`")
 }
 
 /// Opens the file behind a mapping: the mapped file itself where the kernel lets us, else what stands under its name in
@@ -290,7 +317,7 @@ fn is_mapped(mapping: &Mapping, (device, inode): (u64, u64)) -> bool {
 
 /// The GNU build id of `file`: note type 3 of owner `GNU`.
 pub(super) fn build_id(file: &File, headers: &Headers) -> Option<Vec<u8>> {
-    let notes = headers.sections.iter().filter(|s| s.kind == elf::SHT_NOTE && s.size <= NOTE_LIMIT);
+    let notes = headers.sections.iter().filter(|s| s.kind == elf::SHT_NOTE && s.size <= NOTE_LIMIT).take(NOTES);
     let in_sections = notes.filter_map(|s| s.bytes(file, NOTE_LIMIT).ok().flatten());
     in_sections.into_iter().find_map(|bytes| build_id_note(&bytes)).or_else(|| {
         // Without section headers: the note stands in the first page of every linker's output.

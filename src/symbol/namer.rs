@@ -16,10 +16,12 @@ use super::elf64::elf;
 use super::modules::{Module, ModuleId, Modules};
 use super::plt;
 use super::table::{Builder, Table};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Tables of all modules together, bytes.
 const TABLES_LIMIT: usize = 16 << 20;
+/// A table that was asked within so many questions is in use and stays.
+const IN_USE: u64 = 1000;
 /// Demangled names kept of one module.
 const CACHE_LIMIT: usize = 10_000;
 
@@ -104,6 +106,10 @@ impl Namer {
         while held > TABLES_LIMIT {
             let large = self.loaded.iter().filter(|(_, l)| l.table.heap_bytes() > 0);
             let Some((&oldest, l)) = large.min_by_key(|(_, l)| l.used) else { return };
+            // Rather too much memory for a while than tables that are read again for every address.
+            if self.clock - l.used < IN_USE {
+                return;
+            }
             held -= l.table.heap_bytes();
             self.loaded.remove(&oldest);
         }
@@ -112,12 +118,11 @@ impl Namer {
 
 /// The functions of `module`: its own `.symtab`, else the one split off, and always `.dynsym` and the stubs.
 fn read_table(module: &Module, paths: &SearchPaths) -> Result<Table> {
-    let file = module.file()?.try_clone().map_err(|e| Error::io("cannot keep a module file open", e))?;
-    let file = Arc::new(file);
+    let file = module.file()?;
     let mut builder = Builder::new(&module.headers);
     let mut own = 0;
     if let Some(section) = module.headers.section_of_kind(elf::SHT_SYMTAB) {
-        own = builder.add(&file, &module.headers, section).unwrap_or(0);
+        own = builder.add(file, &module.headers, section).unwrap_or(0);
     }
     if own == 0 {
         let split = debuginfo::find(module, paths);
@@ -128,7 +133,7 @@ fn read_table(module: &Module, paths: &SearchPaths) -> Result<Table> {
             builder.add(file, headers, section).ok();
         }
     }
-    add_dynamic(&mut builder, &file, module)?;
+    add_dynamic(&mut builder, file, module)?;
     Ok(builder.finish())
 }
 

@@ -17,6 +17,8 @@ use crate::error::Result;
 const LIMIT: u64 = 16 << 20;
 /// Every stub that linkers write for x86-64 takes 16 bytes, those of `.plt.got` 8 or 16.
 const STUB: u64 = 16;
+/// Linkers make three sections of stubs and two of relocations; what claims more is not followed.
+const SECTIONS: usize = 4;
 
 /// Adds the stubs of `file` to `table`.
 pub fn add(table: &mut Builder, file: &Arc<File>, headers: &Headers) -> Result<()> {
@@ -27,7 +29,8 @@ pub fn add(table: &mut Builder, file: &Arc<File>, headers: &Headers) -> Result<(
     let Some(strings) = headers.sections.get(symbols.link as usize) else { return Ok(()) };
     let slots = slots(file, headers, symbols)?;
     let mut stubs = Vec::new();
-    for section in headers.sections.iter().filter(|s| matches!(s.name.as_str(), ".plt" | ".plt.sec" | ".plt.got")) {
+    let of_stubs = |s: &&Section| matches!(s.name.as_str(), ".plt" | ".plt.sec" | ".plt.got");
+    for section in headers.sections.iter().filter(of_stubs).take(SECTIONS) {
         if let Some(code) = section.bytes(file, LIMIT)? {
             stubs.extend(stubs_of(section, &code, &slots));
         }
@@ -40,7 +43,7 @@ pub fn add(table: &mut Builder, file: &Arc<File>, headers: &Headers) -> Result<(
 fn slots(file: &File, headers: &Headers, symbols: &Section) -> Result<FxHashMap<u64, u32>> {
     let mut slots = FxHashMap::default();
     let Some(symbols) = symbols.bytes(file, LIMIT)? else { return Ok(slots) };
-    for section in headers.sections.iter().filter(|s| s.kind == elf::SHT_RELA) {
+    for section in headers.sections.iter().filter(|s| s.kind == elf::SHT_RELA).take(SECTIONS) {
         let Some(bytes) = section.bytes(file, LIMIT)? else { continue };
         for r in bytes.chunks_exact(24).map(Fields) {
             let (slot, info) = (r.u64(0), r.u64(8));

@@ -11,8 +11,8 @@ use super::elf64::{Fields, Section, read_exactly};
 use super::modules::Module;
 use crate::error::Result;
 
-/// Unwind tables larger than this are not read.
-const TABLE_LIMIT: u64 = 256 << 20;
+/// Unwind tables larger than this are not read; the largest browsers have 30 MB.
+const TABLE_LIMIT: u64 = 64 << 20;
 
 /// Address range and bytes of a section.
 #[derive(Debug, Clone)]
@@ -43,6 +43,12 @@ pub struct UnwindSections {
 }
 
 impl UnwindSections {
+    /// Bytes that it holds.
+    pub fn heap_bytes(&self) -> usize {
+        let of = |b: &Option<Bytes>| b.as_ref().map_or(0, |b| b.data.len());
+        of(&self.eh_frame) + of(&self.eh_frame_hdr) + self.debug_frame.as_ref().map_or(0, |d| d.len())
+    }
+
     /// Reads the sections of `module`; `None` when it has no unwind table at all.
     pub(super) fn of(module: &Module) -> Result<Option<Self>> {
         let (file, headers) = (module.file()?, &module.headers);

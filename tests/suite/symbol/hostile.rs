@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -105,30 +106,38 @@ fn damaged_debug_information_ends_its_reader_at_worst() {
     println!("{} troubles, {} frames", done.troubles.len(), done.frames.len());
 }
 
+/// A unit with one function that covers 0x1000 to 0x2000, and in it `depth` inlined ones, each in the one before.
+fn nested_dwarf(depth: usize) -> [(&'static str, Vec<u8>); 3] {
+    let with_length = |bytes: Vec<u8>| [(bytes.len() as u32).to_le_bytes().to_vec(), bytes].concat();
+    // Abbreviations, each with children: 1 a unit (first and last address, lines), 2 a function (first and last address), 3 an
+    // inlined function without attributes.
+    let abbreviations = b"\x01\x11\x01\x11\x01\x12\x07\x10\x17\0\0\x02\x2e\x01\x11\x01\x12\x07\0\0\x03\x1d\x01\0\0\0";
+    let range = [0x1000_u64.to_le_bytes(), 0x1000_u64.to_le_bytes()].concat();
+    let mut info = vec![4, 0, 0, 0, 0, 0, 8, 1];
+    info.extend(&range);
+    info.extend([0, 0, 0, 0, 2]);
+    info.extend(&range);
+    info.extend(vec![3; depth]);
+    // A line table with the file a.c and one row from 0x1000 to 0x2000.
+    let tables = b"\x01\x01\x01\xfb\x0e\x0d\0\x01\x01\x01\x01\0\0\0\x01\0\0\x01\0a.c\0\0\0\0\0";
+    let mut line = vec![4, 0];
+    line.extend((tables.len() as u32).to_le_bytes());
+    line.extend(tables);
+    line.extend(b"\0\x09\x02\0\x10\0\0\0\0\0\0\x01\x02\x80\x20\0\x01\x01");
+    [("debug_info", with_length(info)), ("debug_abbrev", abbreviations.to_vec()), ("debug_line", with_length(line))]
+}
+
 /// Debug entries nested so deep that any reader that recurses runs out of stack.
 #[test]
 fn a_reader_that_crashes_costs_the_lines_of_that_module_only() {
     let (dir, path) = copy(&rig::compile("native/names.c", &["-g"]));
     let victim = dir.path().join("victim");
-    let nested = dir.path().join("info");
-    let abbreviations = dir.path().join("abbrev");
-    // Abbreviation 1: a unit with children, low and high pc. 2: a function, the same. 3: an inlined one without attributes.
-    fs::write(&abbreviations, b"\x01\x11\x01\x11\x01\x12\x07\0\0\x02\x2e\x01\x11\x01\x12\x07\0\0\x03\x1d\x01\0\0\0")
-        .unwrap();
-    let mut info = vec![4, 0, 0, 0, 0, 0, 8];
-    for entry in [1_u8, 2] {
-        info.push(entry);
-        info.extend(0_u64.to_le_bytes());
-        info.extend(0x10_0000_u64.to_le_bytes());
-    }
-    info.extend(vec![3; 8 << 20]);
-    let mut bytes = (info.len() as u32).to_le_bytes().to_vec();
-    bytes.extend(info);
-    fs::write(&nested, bytes).unwrap();
     tool("objcopy", &["--strip-debug", utf8(&path), utf8(&victim)]);
-    let info = format!(".debug_info={}", utf8(&nested));
-    let abbrev = format!(".debug_abbrev={}", utf8(&abbreviations));
-    tool("objcopy", &["--add-section", &info, "--add-section", &abbrev, utf8(&victim)]);
+    for (section, bytes) in nested_dwarf(8 << 20) {
+        let part = dir.path().join(section);
+        fs::write(&part, bytes).unwrap();
+        tool("objcopy", &["--add-section", &format!(".{section}={}", utf8(&part)), utf8(&victim)]);
+    }
 
     let modules = Arc::new(Modules::new());
     let mut wanted = Vec::new();
@@ -148,7 +157,7 @@ fn a_reader_that_crashes_costs_the_lines_of_that_module_only() {
         all
     });
     assert!(by_file.get(&1).is_some_and(|&n| n > 10), "{by_file:?} {:?}", done.troubles);
-    println!("{:?}", done.troubles);
+    assert!(done.troubles.len() == 1 && done.troubles[0].contains("ended the reader (signal"), "{:?}", done.troubles);
 }
 
 #[test]
@@ -172,4 +181,25 @@ fn a_budget_of_nothing_ends_at_once_and_says_what_is_missing() {
     let (module, address) = attached.locate(places[0].pc);
     let one = Wanted { id: FrameId(0), module, address, frame: nameless(address) };
     assert_eq!(broken.run(&attached.modules, vec![one], BUDGET).troubles.len(), 1);
+}
+
+#[test]
+fn a_reader_that_never_answers_is_ended_when_the_time_is_up() {
+    let (dir, path) = copy(&rig::compile("native/names.c", &["-g"]));
+    let (script, pid) = (dir.path().join("helper"), dir.path().join("pid"));
+    // Moved into place by another process, so that nothing holds it open for writing while tests fork.
+    fs::write(dir.path().join("text"), format!("#!/bin/sh\necho $$ >{}\nexec sleep 1000\n", utf8(&pid))).unwrap();
+    tool("cp", &[utf8(&dir.path().join("text")), utf8(&script)]);
+    tool("chmod", &["+x", utf8(&script)]);
+    let modules = Arc::new(Modules::new());
+    let module = modules.open(std::process::id(), &mapping_of(&path), &FakeMemory::default()).unwrap();
+    let wanted = Wanted { id: FrameId(0), module, address: 0x1200, frame: nameless(0x1200) };
+    let inliner = Inliner::new(SearchPaths::default()).with_program(script);
+    let begun = Instant::now();
+    let done = inliner.run(&modules, vec![wanted], Duration::from_secs(2));
+    assert!((2..12).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert_eq!((done.frames.len(), done.unfinished), (0, 1));
+    assert!(done.troubles[0].contains("no time"), "{:?}", done.troubles);
+    let helper = fs::read_to_string(&pid).unwrap();
+    assert!(!Path::new(&format!("/proc/{}", helper.trim())).exists(), "the helper is left behind");
 }
