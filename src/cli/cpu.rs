@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(plan("-p 1 --event cycles").event, EventChoice::Cycles);
         assert_eq!(plan("-p 1 --freeze 5").freeze, Some(Nanos(5_000_000)));
         assert_eq!(plan("-p 1 -d 1m30 -r 5k").duration, Some(Nanos(90_000_000_000)));
-        assert_eq!(plan("-p 1 -r 0.5").rate.0, 0.5);
+        assert_eq!(plan("-p 1 -r 0.5").rate.to_string(), "0.5 Hz");
         assert!(parse("-p 12 13 -p 14 -d 1").is_ok());
     }
 
