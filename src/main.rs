@@ -8,10 +8,8 @@ use perfkit::cli::{self, Exit, is_broken_pipe};
 fn main() -> ExitCode {
     let exit = cli::run(std::env::args_os()).unwrap_or_else(|error| {
         if !is_broken_pipe(&error) {
-            let mut text = format!("perfkit: {error:#}\n");
-            if let Some(advice) = error.advice() {
-                text.push_str(&format!("  help: {advice}\n"));
-            }
+            let advice = error.advice().map_or_else(String::new, |a| format!("  help: {a}\n"));
+            let text = format!("perfkit: {error:#}\n{advice}");
             // Where standard error cannot be written, the exit code is all there is to say.
             drop(std::io::stderr().write_all(text.as_bytes()));
         }

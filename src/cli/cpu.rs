@@ -19,21 +19,41 @@ use crate::target::Launched;
 /// Examples under `perfkit cpu --help`.
 pub const EXAMPLES: &str = "\
 Examples:
-  perfkit cpu --pid 4711 -d 60 -o profile.svg      a flame graph of one minute
-  perfkit cpu --name 'uvicorn.*app' -s -d 30       master and workers; the hottest functions as a table
-  perfkit cpu --port 8000 --mode wall -o wall.svg  waiting included, until Ctrl-C
-  perfkit cpu --pid $(pgrep -f worker) -d 60 -o all.pb.gz -o all.speedscope.json
-  perfkit cpu -o run.perfkit -- python app.py      from the first instruction, kept for `perfkit report`
+  A flame graph of one minute of a running process:
+      perfkit cpu --pid 4711 -d 60 -o profile.svg
+  A service with its workers, the hottest functions as a table:
+      perfkit cpu --name 'uvicorn.*app' -s -d 30
+  What the process behind port 8000 spends its time on, waiting included:
+      perfkit cpu --port 8000 --mode wall -d 30 -o wall.svg
+  Several processes, for pprof and for speedscope:
+      perfkit cpu --pid $(pgrep -f worker) -d 60 -o all.pb.gz -o all.speedscope.json
+  A program from its first instruction, kept for `perfkit report`:
+      perfkit cpu -o run.perfkit -- python app.py
 
-Formats by the ending of -o:
-  .svg flame graph · .folded .txt collapsed stacks · .speedscope.json speedscope · .pb.gz pprof ·
-  .pstats Python's pstats · .json the result · .perfkit the recording
+Formats, by the ending of -o:
+  .svg               flame graph         .pb.gz    pprof
+  .folded, .txt      collapsed stacks    .pstats   Python's pstats
+  .speedscope.json   speedscope          .json     the result as one document
+                                         .perfkit  the recording
 
-Signals: the first Ctrl-C (or SIGTERM) finishes and writes everything, the second aborts; SIGUSR1 writes what there is
-and goes on.
+Signals:
+  The first Ctrl-C (or SIGTERM) finishes and writes everything, the second
+  aborts. SIGUSR1 writes what there is, and goes on.
 
-Exit codes: 0 done · 2 usage or bad input, nothing started · 3 could not attach or measure · 4 partial: a result was
-written, but a part of what was asked for failed · with `-- COMMAND`: its code when it is not 0";
+Exit codes:
+  0  done
+  2  usage or bad input; nothing was started
+  3  could not attach or measure: the process is gone, a right is missing, or
+     it is not supported; the message says which
+  4  partial: a result was written, but a part of what was asked for failed
+  With -- COMMAND: its code when it is not 0. When COMMAND outlives -d, it is
+  asked to end (SIGTERM) after the results are written.";
+
+/// How it is called.
+pub const USAGE: &str = "\
+perfkit cpu [OPTIONS] --pid <PID>...
+       perfkit cpu [OPTIONS] --name <REGEX> | --port <PORT>
+       perfkit cpu [OPTIONS] -- <COMMAND>...";
 
 /// Flags about what is sampled.
 const SAMPLE: &str = "Sampling";
@@ -76,19 +96,19 @@ pub struct CpuArgs {
     #[arg(long, help_heading = SAMPLE)]
     no_python: bool,
 
-    /// What makes the sampler tick; cycles needs a hardware counter, which most virtual machines lack
-    #[arg(long, value_enum, default_value_t = EventArg::CpuClock, help_heading = SAMPLE)]
+    /// What makes the sampler tick: cpu-clock, or cycles (a hardware counter, which most virtual machines lack)
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = EventArg::CpuClock, help_heading = SAMPLE)]
     event: EventArg,
 
     /// How to sample: ebpf, perf (without eBPF), memory (reading memory only) [default: the best that works here]
     #[arg(long, value_enum, value_name = "RUNG", hide_possible_values = true, help_heading = SAMPLE)]
     sampler: Option<SamplerArg>,
 
-    /// Taken as py-spy takes it; native frames are on anyway
+    /// Accepted for py-spy's sake: native frames are always on
     #[arg(short, long, help_heading = SAMPLE)]
     native: bool,
 
-    /// Taken as py-spy takes it; perfkit never stops the target anyway
+    /// Accepted for py-spy's sake: perfkit never stops the target anyway
     #[arg(long, conflicts_with = "freeze", help_heading = SAMPLE)]
     nonblocking: bool,
 
@@ -167,10 +187,10 @@ impl CpuArgs {
 
     fn compatible(&self, screen: &Screen) {
         if self.native {
-            screen.note("--native: native frames are always on; --no-native leaves them out");
+            screen.note("--native: native frames are always on (--no-native leaves them out)");
         }
         if self.nonblocking {
-            screen.note("--nonblocking: perfkit never stops the target");
+            screen.note("--nonblocking: perfkit never stops the target anyway");
         }
     }
 }
@@ -239,7 +259,7 @@ fn finish(outcome: Outcome, view: &View, outputs: &mut Outputs, screen: &Screen,
         failed = true;
     }
     let code = match child {
-        Some(child) => see_off(child, screen, signals)?,
+        Some(mut child) => see_off(&mut child, screen, signals)?,
         None => child_exit,
     };
     Ok(match code {
@@ -252,8 +272,9 @@ fn finish(outcome: Outcome, view: &View, outputs: &mut Outputs, screen: &Screen,
 /// The end of a program that outlives its recording. After the duration, or SIGTERM to perfkit, it is asked to end, as
 /// py-spy and perf end theirs; a Ctrl-C of the terminal has reached it already. A further Ctrl-C leaves it alone.
 /// `None` when it did not end by itself.
-fn see_off(mut child: Launched, screen: &Screen, signals: &Signals) -> Result<Option<i32>> {
-    let target = child.identity().to_string();
+fn see_off(child: &mut Launched, screen: &Screen, signals: &Signals) -> Result<Option<i32>> {
+    // It may have become another program since it was let go.
+    let target = child.identity().again().unwrap_or_else(|_| child.identity().clone());
     if signals.was_interrupted() {
         screen.note(&format!("waiting for {target} to end; Ctrl-C leaves it running"));
         return child.wait_unless(|| false);
@@ -263,4 +284,118 @@ fn see_off(mut child: Launched, screen: &Screen, signals: &Signals) -> Result<Op
     screen.note(&format!("asked {target} to end; Ctrl-C leaves it running"));
     child.wait_unless(|| signals.was_interrupted())?;
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use clap::error::ErrorKind;
+
+    use super::*;
+    use crate::session::plan::Targets;
+    use crate::target::Program;
+    use crate::units::Nanos;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: CpuArgs,
+    }
+
+    fn parse(words: &str) -> clap::error::Result<CpuArgs> {
+        Line::try_parse_from(std::iter::once("cpu").chain(words.split_whitespace())).map(|l| l.args)
+    }
+
+    fn plan(words: &str) -> Plan {
+        let args = parse(words).unwrap_or_else(|e| panic!("{words}: {e}"));
+        let outputs = Outputs::open(&args.output, args.talk.color).unwrap();
+        let targets = Targets::Launch(Program::new(["true"]));
+        args.plan(Found { targets, subprocesses: args.target.subprocesses, remarks: Vec::new() }, &outputs).unwrap()
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let plan = plan("-p 1");
+        assert_eq!((plan.rate.0, plan.duration, plan.mode), (99.0, None, Mode::Cpu));
+        assert_eq!((plan.event, plan.frames), (EventChoice::CpuClock, Frames::default()));
+        assert_eq!((plan.sampler, plan.freeze, plan.subprocesses, plan.force), (None, None, false, false));
+        assert_eq!(plan.outputs.len(), 1);
+        assert_eq!(plan.outputs[0].format, "text");
+    }
+
+    #[test]
+    fn py_spys_command_lines_are_understood() {
+        let p = plan("-p 12 -d 30 -r 100 -s -n -f speedscope -o /dev/null --nonblocking");
+        assert_eq!((p.duration, p.rate.0, p.subprocesses), (Some(Nanos(30_000_000_000)), 100.0, true));
+        assert_eq!(p.outputs[0].format, "speedscope");
+        assert_eq!(plan("--pid 12 --idle").mode, Mode::Wall);
+        assert_eq!(plan("-p 12 -g").mode, Mode::Gil);
+        assert_eq!(plan("-p 12 --duration unlimited").duration, None);
+        assert_eq!(plan("-p 12 -f raw").outputs[0].format, "folded");
+        assert_eq!(plan("-p 12 -f flamegraph -o /dev/null").outputs[0].format, "svg");
+        let args = parse("-p 12 -t -F --nolineno --full-filenames").unwrap();
+        let selection = args.selection();
+        assert!(selection.split.threads);
+        assert_eq!(selection.detail, crate::analysis::Detail::Function);
+        assert_eq!(selection.file_names, crate::analysis::FileNames::Full);
+        assert_eq!(parse("-o /dev/null -f svg -- python -m app --pid 3").unwrap().output.output.len(), 1);
+    }
+
+    #[test]
+    fn modes_frames_and_rungs() {
+        for (word, mode) in [("cpu", Mode::Cpu), ("wall", Mode::Wall), ("off-cpu", Mode::OffCpu), ("gil", Mode::Gil)] {
+            assert_eq!(plan(&format!("-p 1 --mode {word}")).mode, mode);
+        }
+        let frames = |words: &str| {
+            let Frames { python, native, kernel } = plan(words).frames;
+            (python, native, kernel)
+        };
+        assert_eq!(frames("-p 1 --python-only"), (true, false, false));
+        assert_eq!(frames("-p 1 --no-kernel"), (true, true, false));
+        assert_eq!(frames("-p 1 --no-native --no-kernel"), (true, false, false));
+        assert_eq!(frames("-p 1 --no-python"), (false, true, true));
+        assert_eq!(plan("-p 1 --sampler memory").sampler, Some(SamplerChoice::Memory));
+        assert_eq!(plan("-p 1 --event cycles").event, EventChoice::Cycles);
+        assert_eq!(plan("-p 1 --freeze 5").freeze, Some(Nanos(5_000_000)));
+        assert_eq!(plan("-p 1 -d 1m30 -r 5k").duration, Some(Nanos(90_000_000_000)));
+        assert_eq!(plan("-p 1 -r 0.5").rate.to_string(), "0.5 Hz");
+        assert!(parse("-p 12 13 -p 14 -d 1").is_ok());
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for (words, kind) in [
+            ("", ErrorKind::MissingRequiredArgument),
+            ("-p", ErrorKind::InvalidValue),
+            ("-p x", ErrorKind::ValueValidation),
+            ("-p 1 --name x", ErrorKind::ArgumentConflict),
+            ("-p 1 --port 80", ErrorKind::ArgumentConflict),
+            ("-p 1 -- true", ErrorKind::ArgumentConflict),
+            ("--port 0", ErrorKind::ValueValidation),
+            ("--port 65536", ErrorKind::ValueValidation),
+            ("--name (", ErrorKind::ValueValidation),
+            ("-p 1 -i -g", ErrorKind::ArgumentConflict),
+            ("-p 1 -i --mode cpu", ErrorKind::ArgumentConflict),
+            ("-p 1 -n --no-native", ErrorKind::ArgumentConflict),
+            ("-p 1 -n --python-only", ErrorKind::ArgumentConflict),
+            ("-p 1 -q -v", ErrorKind::ArgumentConflict),
+            ("-p 1 -r 0", ErrorKind::ValueValidation),
+            ("-p 1 -r -5", ErrorKind::ValueValidation),
+            ("-p 1 -d 0", ErrorKind::ValueValidation),
+            ("-p 1 -d -5", ErrorKind::ValueValidation),
+            ("-p 1 -f bmp", ErrorKind::ValueValidation),
+            ("-p 1 --freeze 0", ErrorKind::ValueValidation),
+            ("-p 1 --top 0", ErrorKind::ValueValidation),
+            ("-p 1 --nonblocking --freeze 5", ErrorKind::ArgumentConflict),
+            ("-p 1 --keep-root", ErrorKind::ArgumentConflict),
+            ("--keep-root", ErrorKind::MissingRequiredArgument),
+            ("-p 1 --mode io", ErrorKind::InvalidValue),
+            ("-p 1 stray", ErrorKind::ValueValidation),
+            ("--stray", ErrorKind::UnknownArgument),
+        ] {
+            let e = parse(words).expect_err(words);
+            assert_eq!(e.kind(), kind, "{words}: {e}");
+            assert_eq!(e.exit_code(), 2, "{words}");
+        }
+    }
 }

@@ -23,11 +23,15 @@ use crate::units::Nanos;
 /// Examples under `perfkit demo --help`.
 pub const EXAMPLES: &str = "\
 Examples:
-  perfkit demo                                                     ten seconds, a table and profile.svg
-  perfkit demo -d 30 -o run.perfkit && perfkit report run.perfkit  keep the recording, look at it again
+  Ten seconds, a table and profile.svg:
+      perfkit demo
+  Keep the recording, and look at its last ten seconds:
+      perfkit demo -d 30 -o run.perfkit
+      perfkit report run.perfkit --from -10s
 
-Nothing leaves this machine: the service listens on the loopback and ends with the demo. Where the rights to sample are
-missing, the demo says which, shows what its client saw, and ends with 0.";
+Nothing leaves this machine: the service listens on the loopback and ends with
+the demo. Where the rights to sample are missing, the demo says which, shows
+what its client saw, and ends with 0.";
 
 /// How long the demo lasts when nothing is said.
 const TEN_SECONDS: Nanos = Nanos(10_000_000_000);

@@ -24,18 +24,22 @@ pub use exit::{Exit, is_broken_pipe};
 use crate::error::Result;
 use crate::symbol::{INLINES_SUBCOMMAND, serve_inlines};
 
-const ABOUT: &str =
-    "Find out why a running service is slow, why it grows and what it waits for: from outside, on one clock";
+const ABOUT: &str = "Why is it slow, why does it grow, what does it wait for? A running service, seen from outside";
 
 const EXAMPLES: &str = "\
 Examples:
-  perfkit cpu --pid 4711 -d 60 -o profile.svg                where the CPU goes, as a flame graph
-  perfkit cpu --name 'uvicorn.*app' -s -d 30                 a service and its workers, as a table
-  perfkit cpu --port 8000 --mode wall -o wall.svg            what it waits for, until Ctrl-C
-  perfkit report run.perfkit --from 10s --to 20s -o x.svg    a slice of a recording
-  perfkit demo                                               the tour, on a small service that perfkit brings along
+  Where the CPU goes, as a flame graph:
+      perfkit cpu --pid 4711 -d 60 -o profile.svg
+  A service with its workers, as a table:
+      perfkit cpu --name 'uvicorn.*app' -s -d 30
+  What it waits for:
+      perfkit cpu --port 8000 --mode wall -d 30 -o wall.svg
+  A slice of a recording:
+      perfkit report run.perfkit --from 10s --to 20s -o slice.svg
+  The tour, on a small service that perfkit brings along:
+      perfkit demo
 
-`perfkit COMMAND --help` has every flag with its unit and default, and more examples.";
+`perfkit COMMAND --help` has every flag with its unit and default.";
 
 /// The command line as a whole.
 #[derive(Debug, Parser)]
@@ -48,8 +52,8 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Where the CPU goes (or the time, the waits, the GIL): Python, native, kernel and JIT frames in one stack
-    #[command(after_long_help = cpu::EXAMPLES)]
+    /// Where the CPU (or the time) goes: Python, native, kernel and JIT frames in one stack
+    #[command(after_long_help = cpu::EXAMPLES, override_usage = cpu::USAGE)]
     Cpu(Box<cpu::CpuArgs>),
 
     /// Any view of a recording, in any format

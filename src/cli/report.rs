@@ -18,14 +18,22 @@ use crate::session::plan::{Mode, Plan};
 /// Examples under `perfkit report --help`.
 pub const EXAMPLES: &str = "\
 Examples:
-  perfkit report run.perfkit                                   the hottest functions as a table
-  perfkit report run.perfkit -o profile.svg -o profile.pb.gz   a flame graph, and pprof
-  perfkit report run.perfkit --from 10s --to 20s -o slice.svg  ten seconds of it
-  perfkit report run.perfkit --from -10s --threads             the last ten seconds, by thread
+  The hottest functions as a table:
+      perfkit report run.perfkit
+  A flame graph, and a file for pprof:
+      perfkit report run.perfkit -o profile.svg -o profile.pb.gz
+  Ten seconds of it:
+      perfkit report run.perfkit --from 10s --to 20s -o slice.svg
+  The last ten seconds, by thread:
+      perfkit report run.perfkit --from -10s --threads
 
-A recording that was cut off (kill -9, a full disk) is read as far as it goes, with names.
+A recording that was cut off (kill -9, a full disk) is read as far as it goes,
+with names.
 
-Exit codes: 0 done · 2 usage, or the file is no recording · 4 partial: some of several outputs could not be written";
+Exit codes:
+  0  done
+  2  usage, or the file is no recording
+  4  partial: some of the outputs could not be written";
 
 /// Flags of `perfkit report`.
 #[derive(Debug, Clone, Args)]

@@ -67,7 +67,6 @@ impl Screen {
     }
 
     /// Says what was written and what was not; whether all was.
-    #[must_use]
     pub fn wrote(&self, written: &Written) -> bool {
         for (path, size) in &written.files {
             let size = size.map_or_else(String::new, |s| format!(" ({})", Bytes(s)));

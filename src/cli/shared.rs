@@ -42,7 +42,7 @@ pub struct TargetArgs {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), help_heading = TARGET)]
     pub port: Option<u16>,
 
-    /// Start this program and follow it from its first instruction; its exit code becomes perfkit's when it is not 0
+    /// After --: start this program and follow it from its first instruction; its exit code becomes perfkit's when not 0
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments, help_heading = TARGET,
           id = "program")]
     pub program: Vec<OsString>,
@@ -52,7 +52,7 @@ pub struct TargetArgs {
     pub subprocesses: bool,
 
     /// Under sudo, start COMMAND as root instead of as the user who called sudo [default: off]
-    #[arg(long, requires = "program", help_heading = TARGET)]
+    #[arg(long, conflicts_with_all = ["pid", "name", "port"], help_heading = TARGET)]
     pub keep_root: bool,
 }
 
@@ -166,7 +166,7 @@ pub struct TalkArgs {
     #[arg(short, long, help_heading = TALK)]
     pub verbose: bool,
 
-    /// Use colours: auto (on a terminal, unless NO_COLOR is set), always, never
+    /// Use colours: auto (on a terminal, unless NO_COLOR is set), always or never
     #[arg(long, value_name = "WHEN", default_value_t = ColorChoice::Auto, hide_possible_values = true,
           help_heading = TALK)]
     pub color: ColorChoice,
