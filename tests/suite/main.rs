@@ -8,6 +8,7 @@
     reason = "everything here is a test: what cannot be done fails it, helpers of tests included"
 )]
 
+mod demo;
 mod layers;
 mod mutation;
 mod python;
