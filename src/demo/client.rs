@@ -125,7 +125,7 @@ impl Default for Load {
     /// What keeps the Python service at about half a core on a machine of today, for at most ten minutes.
     fn default() -> Self {
         Self {
-            users: 10,
+            users: 12,
             pause: (Duration::from_millis(10), Duration::from_millis(40)),
             duration: Duration::from_mins(10),
             requests: 1_000_000,

@@ -84,8 +84,11 @@ def text_field(document, name, default=None):
     text = document.get(name, default)
     if not isinstance(text, str) or not text.strip() or len(text) > TEXT_LIMIT:
         raise HttpError(400, "'{}' must be a text of at most {} characters".format(name, TEXT_LIMIT))
-    # A lone surrogate is valid JSON but not valid UTF-8; it must not reach the database.
-    return text.encode("utf-8", "replace").decode()
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # A lone surrogate can be written in JSON, but is no text.
+        raise HttpError(400, "'{}' is not Unicode".format(name)) from None
+    return text
 
 
 def derive_player_token(player):
@@ -285,31 +288,27 @@ async def serve_connection(service, reader, writer):
 # --- The process ------------------------------------------------------------------------------------------------------
 
 
-def watch_stdin(on_end):
-    """Runs on a thread of its own: whoever started us holds the other end, and its end is ours."""
+def watch_stdin():
+    """Runs on a thread of its own: whoever started us holds the other end, and its end is ours.
+
+    There is nothing to save, and not even an event loop that is stuck may keep us alive.
+    """
     while os.read(0, 4096):
         pass
-    on_end()
+    os._exit(0)
 
 
 async def serve():
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
     world = World()
     service = Service(world)
     server = await asyncio.start_server(
         lambda reader, writer: serve_connection(service, reader, writer), "127.0.0.1", 0, limit=HEADER_LIMIT_BYTES
     )
-    clock = asyncio.ensure_future(world.live())
     port = server.sockets[0].getsockname()[1]
     runtime = "CPython {}.{}.{}".format(*sys.version_info[:3])
     print("READY " + json.dumps({"port": port, "pid": os.getpid(), "runtime": runtime}), flush=True)
-    on_end = lambda: loop.call_soon_threadsafe(ended.set)  # noqa: E731
-    threading.Thread(target=watch_stdin, args=(on_end,), name="watch-stdin", daemon=True).start()
-    await ended.wait()
-    server.close()
-    clock.cancel()
-    world.pool.shutdown()
+    threading.Thread(target=watch_stdin, name="watch-stdin", daemon=True).start()
+    await asyncio.gather(server.serve_forever(), world.live())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 )]
 
 mod cli;
+mod demo;
 mod layers;
 mod mutation;
 mod python;
