@@ -7,6 +7,7 @@
 
 pub mod merge;
 mod naming;
+pub(in crate::collect) mod once;
 mod process;
 mod python;
 mod reason;
@@ -17,6 +18,9 @@ mod ticker;
 use crate::clock::Mono;
 use crate::collect::Running;
 use crate::error::Result;
+
+pub(in crate::collect) use process::load as load_module;
+pub(in crate::collect) use python::merge_rule;
 
 pub use naming::{Naming, Unnamed, What};
 pub use sampler::{Sampler, Tally, Target, Wanted};
