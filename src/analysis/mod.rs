@@ -23,6 +23,7 @@ pub use paths::{Node, NodeId, Paths};
 pub use profile::{ClockKind, LossRow, Moment, ProcessRow, Profile, ThreadRow, Weighted};
 pub use quality::{Quality, Rates};
 pub use selection::{Detail, FileNames, Layers, Selection, Split, States};
+pub use shorten::shorten;
 pub use slice::{Point, Slice, Window};
 pub use tree::{CallTree, Tone, TreeNode, Unit};
 

@@ -8,7 +8,7 @@
 use rustc_hash::FxHashMap;
 
 /// The short name of each path.
-pub(super) fn shorten<'a>(paths: impl Iterator<Item = &'a str>) -> FxHashMap<&'a str, String> {
+pub fn shorten<'a>(paths: impl Iterator<Item = &'a str>) -> FxHashMap<&'a str, String> {
     let mut paths: Vec<&str> = paths.collect();
     paths.sort_unstable();
     paths.dedup();

@@ -7,6 +7,7 @@
 
 mod cpu;
 mod demo;
+mod dump;
 mod exit;
 mod outputs;
 mod report;
@@ -56,6 +57,10 @@ enum Command {
     #[command(after_long_help = cpu::EXAMPLES, override_usage = cpu::USAGE)]
     Cpu(Box<cpu::CpuArgs>),
 
+    /// The stacks of every thread now: Python and native frames, states, the GIL's holder; never stops the target
+    #[command(after_long_help = dump::EXAMPLES)]
+    Dump(Box<dump::DumpArgs>),
+
     /// Any view of a recording, in any format
     #[command(after_long_help = report::EXAMPLES)]
     Report(Box<report::ReportArgs>),
@@ -89,6 +94,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Exit> {
     };
     match line.command {
         Command::Cpu(args) => cpu::run(&args),
+        Command::Dump(args) => dump::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoWorld => demo::serve(),

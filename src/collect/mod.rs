@@ -9,6 +9,7 @@ use crate::clock::Mono;
 use crate::error::Result;
 
 pub mod cpu;
+pub mod dump;
 pub mod selfcost;
 
 /// Whether a collector can work here.

@@ -1,3 +1,6 @@
 //! Native code seen from outside: unwinding stacks that were copied with a sample.
 
+pub mod asleep;
+mod backchain;
+pub mod syscalls;
 pub mod unwind;

@@ -1,8 +1,10 @@
 //! Unwinding a copied user stack by `.eh_frame`, with frame pointers where there is none (JIT code).
 //!
 //! In: three registers and the stack's bytes from SP upwards, both from the sample's instant. Out: frames with the part of
-//! the stack each one owns, leaf first. The rules come from framehop; nothing here reads the target. Limits: a stack longer
-//! than its copy ends early ([`End::Truncated`]); code that changes RBP without saying so ends [`End::Lost`].
+//! the stack each one owns, leaf first. The rules come from framehop, which cannot follow a signal handler's frame (its
+//! rules want memory): that one is told by what the kernel puts on the stack. Nothing here reads the target. Limits: a
+//! stack longer than its copy ends early ([`End::Truncated`]); code that changes RBP without saying so, and a handler on a
+//! stack of its own, end [`End::Lost`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
 
 /// What lies further up than this is no part of the same stack.
-const LARGEST_STACK: usize = 8 << 20;
+const LARGEST_STACK: u64 = 8 << 20;
 /// No real stack is deeper; a lying one ends here.
 const MAX_DEPTH: usize = 2048;
 
@@ -92,13 +94,16 @@ impl ProcessUnwinder {
         let mut regs = UnwindRegsX86_64::new(ip, sp, bp);
         let mut at = FrameAddress::from_instruction_pointer(ip);
         let mut past_copy = false;
+        let word = |address: u64| {
+            let offset = address.checked_sub(sp).and_then(|o| usize::try_from(o).ok())?;
+            let bytes = stack.bytes.get(offset..offset.checked_add(8)?)?;
+            bytes.try_into().map(u64::from_le_bytes).ok()
+        };
         let mut read = |address: u64| {
-            let offset = address.checked_sub(sp).and_then(|o| usize::try_from(o).ok()).ok_or(())?;
-            let Some(word) = offset.checked_add(8).and_then(|end| stack.bytes.get(offset..end)) else {
-                past_copy |= offset >= stack.bytes.len() && offset < LARGEST_STACK;
-                return Err(());
-            };
-            word.try_into().map(u64::from_le_bytes).map_err(|_| ())
+            let found = word(address);
+            let above = address.wrapping_sub(sp);
+            past_copy |= found.is_none() && above >= stack.bytes.len() as u64 && above < LARGEST_STACK;
+            found.ok_or(())
         };
         for _ in 0..MAX_DEPTH {
             let address = at.address_for_lookup();
@@ -107,6 +112,20 @@ impl ProcessUnwinder {
             frames.push(NativeFrame { address, sp: own_sp, cfa: own_sp });
             if !go_on {
                 return End::Lost;
+            }
+            if let Some([bp, sp, ip]) = interrupted(own_sp, word) {
+                // The handler "returns" to the first instruction of its trampoline, without a call before it.
+                let trampoline = address.saturating_add(1);
+                let go_on = known(self, trampoline);
+                if let Some(last) = frames.last_mut() {
+                    *last = NativeFrame { address: trampoline, sp: own_sp, cfa: sp };
+                }
+                if !go_on {
+                    return End::Lost;
+                }
+                regs = UnwindRegsX86_64::new(ip, sp, bp);
+                at = FrameAddress::from_instruction_pointer(ip);
+                continue;
             }
             let next = self.inner.unwind_frame(at, &mut regs, &mut self.cache, &mut read);
             // SP only grows towards the root; anything else is a stack that lies.
@@ -128,6 +147,28 @@ impl ProcessUnwinder {
         }
         End::Truncated
     }
+}
+
+/// The registers BP, SP, IP that a signal interrupted, if the kernel's frame of a signal handler begins at `sp`: that is
+/// where SP points when the handler has returned into its trampoline. Source: `struct rt_sigframe` and
+/// `struct sigcontext` of the x86-64 ABI (uapi/asm/sigcontext.h).
+fn interrupted(sp: u64, word: impl Fn(u64) -> Option<u64>) -> Option<[u64; 3]> {
+    /// `uc_mcontext` in `struct ucontext`, then registers of eight bytes each.
+    const REGISTERS: u64 = 40;
+    const BP: u64 = 10;
+    const SP: u64 = 15;
+    const IP: u64 = 16;
+    const SEGMENTS: u64 = 18;
+    /// CS of user code and SS of user data, GS and FS 0: nothing else on a stack looks like this.
+    const USER_SEGMENTS: u64 = 0x002b_0000_0000_0033;
+    let register = |n: u64| word(sp.checked_add(REGISTERS + n * 8)?);
+    if register(SEGMENTS) != Some(USER_SEGMENTS) {
+        return None;
+    }
+    let before = [register(BP)?, register(SP)?, register(IP)?];
+    // `uc_flags` has three bits, `uc_link` is 0. A handler on another stack leads out of the copy.
+    let plausible = word(sp)? < 8 && word(sp + 8)? == 0 && before[1] > sp;
+    plausible.then_some(before)
 }
 
 #[cfg(test)]

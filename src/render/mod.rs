@@ -4,6 +4,7 @@
 //! profile and writes nothing but the document; the same profile gives the same bytes. Loss is said where it can be
 //! seen: the first line of the table, the title of the picture, a field of each file that has room for it.
 
+mod dump;
 mod facts;
 mod folded;
 mod json;
@@ -16,6 +17,7 @@ mod text;
 use std::io::Write;
 use std::path::Path;
 
+pub use dump::{DumpOptions, NativeFrames, dump_json, dump_text};
 pub use text::closing_lines;
 
 use crate::analysis::Profile;

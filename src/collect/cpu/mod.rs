@@ -8,6 +8,7 @@
 mod assemble;
 pub mod merge;
 mod naming;
+pub(in crate::collect) mod once;
 mod process;
 mod python;
 mod reason;
@@ -19,6 +20,9 @@ mod ticker;
 use crate::clock::Mono;
 use crate::collect::Running;
 use crate::error::Result;
+
+pub(in crate::collect) use process::load as load_module;
+pub(in crate::collect) use python::merge_rule;
 
 pub use naming::{Naming, Unnamed, What};
 pub use sampler::{Sampler, Tally, Target, Wanted};

@@ -198,7 +198,8 @@ impl Process {
         let i = self.regions.partition_point(|r| r.mapping.end <= address);
         let Some(region) = self.regions.get_mut(i).filter(|r| r.mapping.start <= address) else { return false };
         if region.code == Code::Fresh {
-            region.code = load(unwinder, region, self.pid, &self.memory, &shared.modules);
+            let loaded = load(unwinder, &region.mapping, self.pid, &self.memory, &shared.modules);
+            region.code = loaded.map_or(Code::Jit, |(module, bias)| Code::Module(module, bias));
         }
         let (key, what, path) = match region.code {
             Code::Module(module, bias) => {
@@ -267,11 +268,16 @@ impl Process {
     }
 }
 
-/// Opens what is behind a region and teaches it to the unwinder.
-fn load(unwinder: &mut ProcessUnwinder, region: &Region, pid: u32, memory: &LiveMemory, modules: &Modules) -> Code {
-    let mapping = &region.mapping;
-    let Some(id) = modules.open(pid, mapping, memory) else { return Code::Jit };
-    let Some(bias) = modules.get(id).and_then(|m| m.bias(mapping)) else { return Code::Jit };
+/// Opens what is behind a mapping and teaches it to the unwinder. `None`: no module file is behind it.
+pub(in crate::collect) fn load(
+    unwinder: &mut ProcessUnwinder,
+    mapping: &Mapping,
+    pid: u32,
+    memory: &LiveMemory,
+    modules: &Modules,
+) -> Option<(ModuleId, u64)> {
+    let id = modules.open(pid, mapping, memory)?;
+    let bias = modules.get(id)?.bias(mapping)?;
     if let Some(s) = modules.unwind_sections(id) {
         let sections = ExplicitModuleSectionInfo {
             base_svma: s.base_svma,
@@ -287,5 +293,5 @@ fn load(unwinder: &mut ProcessUnwinder, region: &Region, pid: u32, memory: &Live
         };
         unwinder.add(mapping.path.clone(), mapping.start..mapping.end, s.base_svma.wrapping_add(bias), sections);
     }
-    Code::Module(id, bias)
+    Some((id, bias))
 }

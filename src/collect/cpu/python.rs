@@ -114,7 +114,7 @@ fn code_size(l: &Layout) -> u32 {
 }
 
 /// The layout in the form of the walker's map. `runtime` and `code_type` are addresses in the target, 0 when not known.
-fn walker(l: &Layout, runtime: u64, code_type: u64) -> Python {
+pub(super) fn walker(l: &Layout, runtime: u64, code_type: u64) -> Python {
     let (frame_source, current, previous) = match l.frame_source {
         FrameSource::FrameObject => (0, 0, l.cframe_previous.unwrap_or(0)),
         FrameSource::CFrame { current_frame, previous } => (1, current_frame, previous),
@@ -172,7 +172,7 @@ fn walker(l: &Layout, runtime: u64, code_type: u64) -> Python {
 }
 
 /// How Python frames find their place among the native ones.
-pub(super) fn merge_rule(l: &Layout) -> Rule {
+pub(in crate::collect) fn merge_rule(l: &Layout) -> Rule {
     if l.ts_cframe.is_some() || l.owner_shim.is_some() { Rule::EntryMarks } else { Rule::EvalCalls }
 }
 

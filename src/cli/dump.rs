@@ -1,0 +1,145 @@
+//! `perfkit dump`: the stacks of all threads now.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use super::exit::{Exit, input};
+use super::screen::Screen;
+use super::shared::{OUTPUT, TalkArgs, TargetArgs};
+use super::view::{SHOW, wants_color};
+use crate::collect::dump::{Options, take};
+use crate::error::{Error, Result};
+use crate::record::dump::Dump;
+use crate::render::{DumpOptions, NativeFrames, dump_json, dump_text};
+use crate::session::plan::Targets;
+use crate::target::{Identity, ProcessTree};
+
+/// Examples under `perfkit dump --help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  perfkit dump --pid 4711                  what every thread does now: Python and native frames in one stack
+  perfkit dump --pid 4711 --locals         with arguments and variables; what is named like a secret is left out
+  perfkit dump --name 'uvicorn.*app' -s    a service and its workers
+  perfkit dump --pid 4711 --python-only    Python frames alone
+  perfkit dump --pid 4711 --json           for programs
+
+The target is never stopped. Innermost frames stand first. A thread that sleeps is read while it sleeps, one that runs is
+sampled on its CPU; where neither could be done, its stack says that it is approximate.
+
+Exit codes: 0 done · 2 usage · 3 could not look into the process";
+
+/// Flags of `perfkit dump`.
+#[derive(Debug, Clone, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub struct DumpArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+
+    /// Show arguments and local variables of Python frames (py-spy's -l); secrets by name are left out [default: off]
+    #[arg(short, long, help_heading = SHOW)]
+    locals: bool,
+
+    /// Show Python frames only [default: Python and native frames in one stack]
+    #[arg(long, visible_alias = "no-native", conflicts_with = "all", help_heading = SHOW)]
+    python_only: bool,
+
+    /// Show every frame: the interpreter's machinery and the kernel's part too (py-spy's -n)
+    /// [default: the machinery is counted, the kernel's part is shown for uninterruptible waits]
+    #[arg(short = 'n', long, visible_alias = "native", help_heading = SHOW)]
+    all: bool,
+
+    /// Show Python file names as the target has them [default: cut to what tells them apart]
+    #[arg(long, help_heading = SHOW)]
+    full_filenames: bool,
+
+    /// Taken as py-spy takes it; perfkit never stops the target anyway
+    #[arg(long, help_heading = SHOW)]
+    nonblocking: bool,
+
+    /// Write the result to FILE: JSON if it ends in .json, else text [default: standard output]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    output: Option<PathBuf>,
+
+    /// Print the result as one JSON document [default: off]
+    #[arg(short, long, help_heading = OUTPUT)]
+    json: bool,
+
+    #[command(flatten)]
+    talk: TalkArgs,
+}
+
+impl DumpArgs {
+    /// The processes to dump: those named, and their children if asked for.
+    fn targets(&self, screen: &Screen) -> Result<Vec<Identity>> {
+        let found = self.target.find()?;
+        let Targets::Processes(mut targets) = found.targets else {
+            return Err(Error::usage("a dump is of a process that runs").advise("name it by --pid, --name or --port"));
+        };
+        for remark in &found.remarks {
+            screen.note(remark);
+        }
+        if found.subprocesses {
+            let tree = ProcessTree::now();
+            let children: Vec<u32> =
+                targets.iter().flat_map(|t| tree.descendants(t.pid)).map(|member| member.pid).collect();
+            for pid in children {
+                // One that ended meanwhile, or may not be looked into, does not keep the others from being shown.
+                match Identity::of(pid) {
+                    Ok(child) if !targets.contains(&child) => targets.push(child),
+                    Ok(_) => {}
+                    Err(e) => screen.note(&format!("left out: {e}")),
+                }
+            }
+        }
+        Ok(targets)
+    }
+
+    fn write(&self, dump: &Dump, as_json: bool, color: bool, out: &mut dyn Write) -> Result<()> {
+        if as_json {
+            return dump_json(dump, out);
+        }
+        let native = match (self.python_only, self.all) {
+            (true, _) => NativeFrames::Hidden,
+            (_, true) => NativeFrames::All,
+            _ => NativeFrames::Folded,
+        };
+        dump_text(dump, DumpOptions { color, native, kernel: self.all, full_filenames: self.full_filenames }, out)
+    }
+}
+
+/// Runs `perfkit dump`.
+///
+/// # Errors
+/// Those of the target and of the output; `Usage` for a command to start.
+pub fn run(args: &DumpArgs) -> Result<Exit> {
+    let screen = Screen::new(args.talk);
+    // Opened before the target is touched.
+    let mut file = match args.output.as_ref().filter(|p| p.as_os_str() != "-") {
+        Some(path) => {
+            let file =
+                File::create(path).map_err(|e| input(Error::io(format!("cannot write {}", path.display()), e)))?;
+            Some((file, path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))))
+        }
+        None => None,
+    };
+    let targets = args.targets(&screen)?;
+    let options = Options { locals: args.locals, native: !args.python_only, ..Options::default() };
+    let dump = take(&targets, options)?;
+    // Rendered whole before the first byte goes out.
+    let mut bytes = Vec::new();
+    match &mut file {
+        Some((file, as_json)) => {
+            args.write(&dump, *as_json || args.json, false, &mut bytes)?;
+            file.write_all(&bytes).map_err(|e| Error::io("cannot write the dump", e))?;
+        }
+        None => {
+            let mut out = std::io::stdout().lock();
+            args.write(&dump, args.json, wants_color(args.talk.color, &out), &mut bytes)?;
+            out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write the dump", e))?;
+        }
+    }
+    Ok(Exit::Done)
+}

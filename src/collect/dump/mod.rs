@@ -1,0 +1,361 @@
+//! A dump: the stacks of all threads of a process now, Python and native in one order, without stopping it.
+//!
+//! ```text
+//! threads that sleep: native::asleep (proved not to run meanwhile) ─┐
+//! threads that run:   one short round of the eBPF sampler ──────────┼─> merge -> record::dump
+//! without the rights: Python frames from memory, said to be ────────┘
+//!                     approximate
+//! ```
+//!
+//! In: a process. Out: [`ProcessDump`]. Invariant: the target is never stopped, traced, signalled or written to. Each
+//! thread's stack is of one instant or says that it is not; the stacks of two threads are of two instants, some
+//! microseconds to milliseconds apart.
+
+mod native;
+mod python;
+mod stack;
+mod task;
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use self::native::{Natives, parse_kernel_stack};
+use self::python::{PyStack, Pythons};
+use self::stack::Assembled;
+use self::task::TaskFacts;
+use crate::clock::{Clock, Mono, SystemClock};
+use crate::collect::cpu::once::{Caught, Round};
+use crate::error::{Error, Kind, Result};
+use crate::native::asleep::{self, Asleep, Call, Look, Proof, Task};
+use crate::os::bpf::flag;
+use crate::os::memory::LiveMemory;
+use crate::python::{Located, locate};
+use crate::record::dump::{Doing, Dump, Gil, GilRole, ProcessDump, Taken, ThreadDump};
+use crate::target::{Identity, Maps};
+use crate::units::Nanos;
+
+/// Bytes that a GIL takes in memory: what is waited on inside of it is the GIL.
+const GIL_BYTES: u64 = 208;
+
+/// What to dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Read the variables of Python frames.
+    pub locals: bool,
+    /// Take native and kernel frames too.
+    pub native: bool,
+    /// How long to wait at most until every thread that runs has been met on a CPU.
+    pub patience: Nanos,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { locals: false, native: true, patience: Nanos(100_000_000) }
+    }
+}
+
+/// Dumps `targets`, one after the other. One that ends meanwhile is left out, if there is another.
+///
+/// # Errors
+/// `Gone`, or `Denied` with the right that is missing, when there was nothing to dump.
+pub fn take(targets: &[Identity], options: Options) -> Result<Dump> {
+    let at = SystemClock.anchor();
+    let mut processes = Vec::new();
+    let mut failed = None;
+    for target in targets {
+        match take_process(target, options) {
+            Ok(process) => processes.push(process),
+            Err(e) => failed = failed.or(Some(e)),
+        }
+    }
+    match failed {
+        Some(e) if processes.is_empty() => Err(e),
+        _ => Ok(Dump { at, took_ns: SystemClock.now().since(at.mono), processes }),
+    }
+}
+
+fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
+    let pid = target.pid;
+    let memory = LiveMemory::new(pid);
+    let maps = Maps::of(pid)?;
+    let mut remarks = Vec::new();
+    let mut process = crate::target::describe(pid, target.parent, target.start_ticks);
+    let pythons = match locate(pid, &maps, &memory) {
+        Located::Found(runtime) => {
+            process.runtime = format!("CPython {}", runtime.text);
+            Some(Pythons::new(*runtime, memory))
+        }
+        Located::NotPython => None,
+        Located::Refused(why) => {
+            remarks.push(format!("its Python frames are not shown: {why:#}"));
+            None
+        }
+    };
+    let natives = Natives::new(pid, memory, maps);
+    let mut dumper = Dumper { options, memory, natives, pythons, done: FxHashMap::default(), remarks };
+    dumper.all(target)?;
+    let gils = dumper.gils();
+    let interpreter = dumper.pythons.as_ref().map(|p| p.runtime.image.clone());
+    let Dumper { done, remarks, .. } = dumper;
+    let mut threads: Vec<ThreadDump> = done.into_values().collect();
+    threads.sort_unstable_by_key(|t| (t.tid != pid, t.tid));
+    // A pid that was given to another process while we looked would mix the two.
+    if threads.is_empty() || !target.still_alive() {
+        return Err(Error::new(Kind::Gone, format!("process {pid} has ended")));
+    }
+    Ok(ProcessDump { process, command: target.command.clone(), interpreter, gils, threads, remarks })
+}
+
+/// What is read while a thread sleeps.
+struct Meanwhile {
+    python: Option<PyStack>,
+    kernel: Option<String>,
+    holds_gil: bool,
+}
+
+struct Dumper {
+    options: Options,
+    memory: LiveMemory,
+    natives: Natives,
+    pythons: Option<Pythons>,
+    done: FxHashMap<u32, ThreadDump>,
+    remarks: Vec<String>,
+}
+
+impl Dumper {
+    /// Every thread: first those that sleep, then those that run.
+    fn all(&mut self, target: &Identity) -> Result<()> {
+        let mut awake = Vec::new();
+        for tid in task::tasks(target.pid) {
+            let Some(facts) = task::facts(Task { pid: target.pid, tid }) else { continue };
+            if !self.asleep(&facts, false)? {
+                awake.push(facts);
+            }
+        }
+        if !awake.is_empty() {
+            self.running(target, awake)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a thread that sleeps. `false`: it runs, or ran so often that only the `last` try takes what there is.
+    fn asleep(&mut self, facts: &TaskFacts, last: bool) -> Result<bool> {
+        let task = facts.task;
+        if facts.doing == Doing::Zombie {
+            let remark = Some("it has ended; the process goes on without it".to_owned());
+            self.done.insert(task.tid, ThreadDump { remark, ..blank(facts) });
+            return Ok(true);
+        }
+        let own = self.pythons.as_ref().and_then(|p| p.state(facts.own_tid));
+        let Self { options, memory, natives, pythons, .. } = self;
+        let meanwhile = |_: Option<Call>| Meanwhile {
+            python: pythons.as_ref().zip(own).and_then(|(p, s)| p.read(s.state, options.locals)),
+            kernel: options.native.then(|| task::kernel_stack(task)).flatten(),
+            holds_gil: pythons.as_ref().zip(own).is_some_and(|(p, s)| holds_gil(p, s)),
+        };
+        let look = match asleep::look(task, memory, natives.maps(), meanwhile) {
+            Ok(look) => look,
+            Err(e) if e.kind() == Kind::Gone => return Ok(true),
+            Err(e) if e.kind() == Kind::Denied => return Err(denied(task.pid, e)),
+            Err(e) => return Err(e),
+        };
+        match look {
+            Look::Running => Ok(false),
+            Look::Asleep(_, _, Proof::Torn) if !last => Ok(false),
+            Look::Asleep(asleep, meanwhile, proof) => {
+                let doing = task::doing(task).filter(|d| *d != Doing::Runnable).unwrap_or(Doing::Sleeping);
+                let taken = if proof == Proof::Held { Taken::Asleep } else { Taken::Approximate };
+                let thread = self.thread(facts, asleep, meanwhile, taken);
+                self.done.insert(task.tid, ThreadDump { doing, ..thread });
+                Ok(true)
+            }
+            Look::KernelOnly => {
+                let wait = Some(task::wait(task, None));
+                let frames = stack::kernel_only(task::kernel_stack(task).as_deref().map(parse_kernel_stack));
+                let remark = Some("it works for the kernel and has no user side".to_owned());
+                self.done
+                    .insert(task.tid, ThreadDump { wait, frames, remark, taken: Taken::Approximate, ..blank(facts) });
+                Ok(true)
+            }
+        }
+    }
+
+    fn thread(&mut self, facts: &TaskFacts, mut asleep: Asleep, meanwhile: Meanwhile, taken: Taken) -> ThreadDump {
+        let at = SystemClock.now();
+        let kernel = meanwhile.kernel.as_deref().map(parse_kernel_stack).unwrap_or_default();
+        let wait = task::wait(facts.task, asleep.call);
+        let role = if meanwhile.holds_gil { Some(GilRole::Holds) } else { self.waits_for_gil(facts, asleep.call) };
+        let assembled = stack::assemble_asleep(
+            &mut self.natives,
+            self.pythons.as_ref(),
+            self.options.native.then_some(&mut asleep),
+            &self.memory,
+            kernel,
+            meanwhile.python,
+        );
+        ThreadDump { at, wait: Some(wait), gil: role, taken, ..self.with(facts, assembled) }
+    }
+
+    fn with(&self, facts: &TaskFacts, assembled: Assembled) -> ThreadDump {
+        let own = self.pythons.as_ref().and_then(|p| Some((p, p.state(facts.own_tid)?)));
+        let Assembled { frames, ending, merged, python_complete } = assembled;
+        ThreadDump {
+            python_name: own.and_then(|(p, s)| p.name(s.ident).map(str::to_owned)),
+            python_id: own.map(|(_, s)| s.ident),
+            ending,
+            merged,
+            python_complete,
+            frames,
+            ..blank(facts)
+        }
+    }
+
+    /// Whether a thread sleeps on an address inside of the GIL.
+    fn waits_for_gil(&self, facts: &TaskFacts, call: Option<Call>) -> Option<GilRole> {
+        let pythons = self.pythons.as_ref()?;
+        let own = pythons.state(facts.own_tid)?;
+        let call = call.filter(|c| i64::from(c.number) == libc::SYS_futex)?;
+        let gil = pythons.gil(own.interpreter)?;
+        let inside = gil.address..gil.address.saturating_add(GIL_BYTES);
+        inside.contains(&call.args[0]).then_some(GilRole::Waits)
+    }
+
+    /// The threads that run: sampled on their CPUs, or taken asleep if they fall asleep before that.
+    fn running(&mut self, target: &Identity, mut awake: Vec<TaskFacts>) -> Result<()> {
+        let begun = SystemClock.now();
+        let runtime = self.pythons.as_ref().map(|p| p.runtime.clone());
+        let started =
+            self.options.native.then(|| Round::start(target.pid, target.start_ticks, runtime.as_ref(), begun));
+        let mut round = match started {
+            Some(Ok(round)) => Some(round),
+            Some(Err(e)) => {
+                self.remarks.push(format!("threads that run are shown without native frames: {e:#}"));
+                None
+            }
+            None => None,
+        };
+        // Without the sampler only sleep can be waited for, and a thread that computes may not sleep for long.
+        let patience = if round.is_some() { self.options.patience } else { Nanos(self.options.patience.0 / 4) };
+        let started = SystemClock.now();
+        while !awake.is_empty() && SystemClock.now().since(started) < patience.0 {
+            let interval = round.as_ref().map_or(Duration::from_millis(2), Round::interval);
+            std::thread::sleep(interval.min(Duration::from_millis(4)));
+            if let Some(round) = &mut round {
+                let mut met = Vec::new();
+                round.drain(|caught| met.push(caught));
+                for caught in met {
+                    if let Some(i) = awake.iter().position(|f| f.task.tid == caught.tid) {
+                        let facts = awake.swap_remove(i);
+                        self.caught(&facts, caught);
+                    }
+                }
+            }
+            let mut still = Vec::new();
+            for facts in awake {
+                if !self.asleep(&facts, false)? {
+                    still.push(facts);
+                }
+            }
+            awake = still;
+        }
+        drop(round);
+        for facts in awake {
+            if !self.asleep(&facts, true)? {
+                self.from_memory(&facts);
+            }
+        }
+        Ok(())
+    }
+
+    /// A thread met on its CPU.
+    fn caught(&mut self, facts: &TaskFacts, caught: Caught) {
+        let own = self.pythons.as_ref().and_then(|p| Some((p, p.state(facts.own_tid)?)));
+        let complete = caught.flags & (flag::PY_LOST | flag::PY_TRUNCATED) == 0;
+        let mut python = own.map(|(p, _)| p.walked(&caught.frames, complete));
+        if self.options.locals
+            && let (Some(stack), Some((pythons, own))) = (&mut python, own)
+        {
+            // Read a moment later: they belong to the frames that are still the same ones.
+            let later = pythons.read(own.state, true);
+            stack::adopt_locals(stack, later.unwrap_or_default());
+        }
+        let kernel = caught.kernel.iter().map(|a| self.natives.kernel_frame(*a)).collect();
+        let role = (caught.flags & flag::HOLDS_GIL != 0).then_some(GilRole::Holds);
+        let assembled = stack::assemble_caught(&mut self.natives, self.pythons.as_ref(), &caught, kernel, python);
+        let (doing, taken) = (Doing::Running, Taken::Sampled);
+        let thread = ThreadDump { at: caught.at, doing, gil: role, taken, ..self.with(facts, assembled) };
+        self.done.insert(facts.task.tid, thread);
+    }
+
+    /// What memory tells of a thread that runs: its Python frames, which may not belong together.
+    fn from_memory(&mut self, facts: &TaskFacts) {
+        let own = self.pythons.as_ref().and_then(|p| Some((p, p.state(facts.own_tid)?)));
+        let role = own.filter(|(p, s)| holds_gil(p, *s)).map(|_| GilRole::Holds);
+        // The first of several tries in which it did not move is the best there is.
+        let tries = own.iter().flat_map(|(p, s)| (0..8).filter_map(|_| p.read(s.state, self.options.locals)));
+        let python = tries.reduce(|best, next| if best.moved { next } else { best });
+        let taken = if python.is_some() { Taken::Approximate } else { Taken::Nothing };
+        let remark = if python.is_some() {
+            "it runs: its frames were read from memory and may not belong together"
+        } else {
+            "it runs, and was not met on a CPU"
+        };
+        let assembled = stack::assemble_python(self.pythons.as_ref(), python);
+        let thread = self.with(facts, assembled);
+        let doing = task::doing(facts.task).unwrap_or(facts.doing);
+        let thread =
+            ThreadDump { at: SystemClock.now(), doing, gil: role, taken, remark: Some(remark.to_owned()), ..thread };
+        self.done.insert(facts.task.tid, thread);
+    }
+
+    /// The GILs now, with those who waited for them.
+    fn gils(&self) -> Vec<Gil> {
+        let Some(pythons) = &self.pythons else { return Vec::new() };
+        let mut gils: Vec<Gil> = Vec::new();
+        let waits = self.done.values().filter(|t| t.gil == Some(GilRole::Waits)).filter_map(|t| t.wait.as_ref()?.args);
+        let futexes: Vec<u64> = waits.map(|args| args[0]).collect();
+        for gil in pythons.interpreters().into_iter().filter_map(|i| pythons.gil(i)) {
+            if gils.iter().any(|g| g.address == gil.address) {
+                continue;
+            }
+            let inside = gil.address..gil.address.saturating_add(GIL_BYTES);
+            let holder = gil.holder.and_then(|state| pythons.thread_of(state));
+            let holder =
+                holder.map(|own| self.done.values().find(|t| t.own_tid.unwrap_or(t.tid) == own).map_or(own, |t| t.tid));
+            let waiters = futexes.iter().filter(|f| inside.contains(f)).count() as u32;
+            gils.push(Gil { address: gil.address, locked: gil.locked, holder, waiters });
+        }
+        gils
+    }
+}
+
+fn holds_gil(pythons: &Pythons, own: python::StateOf) -> bool {
+    pythons.gil(own.interpreter).is_some_and(|g| g.holder == Some(own.state))
+}
+
+fn blank(facts: &TaskFacts) -> ThreadDump {
+    ThreadDump {
+        tid: facts.task.tid,
+        own_tid: (facts.own_tid != facts.task.tid).then_some(facts.own_tid),
+        name: facts.name.clone(),
+        python_name: None,
+        python_id: None,
+        doing: facts.doing,
+        wait: None,
+        gil: None,
+        at: Mono(SystemClock.now().0),
+        taken: Taken::Nothing,
+        ending: None,
+        python_complete: None,
+        merged: None,
+        frames: Vec::new(),
+        remark: None,
+    }
+}
+
+fn denied(pid: u32, cause: Error) -> Error {
+    Error::new(Kind::Denied, format!("cannot look into process {pid}"))
+        .caused_by(cause)
+        .advise("run as root or add CAP_SYS_PTRACE; as the same user, `sysctl kernel.yama.ptrace_scope=0` allows it")
+}

@@ -1,0 +1,203 @@
+//! The Python side of a dumped process: which thread states belong to which threads, their frames, names and variables.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::collect::cpu::merge::{PyItem, Rule};
+use crate::collect::cpu::merge_rule;
+use crate::os::bpf::{ENTRY_MARK, PyFrame};
+use crate::os::memory::{LiveMemory, Memory};
+use crate::python::code::Code;
+use crate::python::heap::Heap;
+use crate::python::layout::Instr;
+use crate::python::values::Limits;
+use crate::python::{self, Cut, Runtime, frames, gil, locals, values};
+use crate::record::Frame;
+use crate::record::dump::Variable;
+
+/// Frames of a thread that are shown at most.
+const DEPTH: usize = 4096;
+/// Threads whose names are read at most.
+const NAME_LIMIT: usize = 65_536;
+/// `f_lasti` of a frame that has not run an instruction, -1, as the walker in the kernel passes it on.
+const NOT_STARTED: u32 = 0x7fff_ffff;
+
+/// A Python frame as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PyRead {
+    /// The code object.
+    pub(super) code: u64,
+    /// Where in it, in the form of the layout.
+    pub(super) instr: u64,
+    /// Its variables.
+    pub(super) locals: Option<Vec<Variable>>,
+}
+
+/// The Python part of a stack.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct PyStack {
+    /// The frames, innermost first.
+    pub(super) frames: Vec<PyRead>,
+    /// The frames by their index, and the marks of eval calls between them.
+    pub(super) items: Vec<PyItem<usize>>,
+    /// All frames are there.
+    pub(super) complete: bool,
+    /// The thread ran on while it was read.
+    pub(super) moved: bool,
+}
+
+/// A thread state and what tells its thread.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StateOf {
+    /// Address of the thread state.
+    pub(super) state: u64,
+    /// Address of its interpreter.
+    pub(super) interpreter: u64,
+    /// `threading.get_ident()`.
+    pub(super) ident: u64,
+}
+
+/// The CPython of a process.
+pub(super) struct Pythons {
+    pub(super) runtime: Runtime,
+    memory: LiveMemory,
+    codes: RefCell<FxHashMap<u64, Option<Arc<Code>>>>,
+    /// By the thread id of the target's own PID namespace.
+    states: FxHashMap<u32, StateOf>,
+    names: FxHashMap<u64, String>,
+}
+
+impl Pythons {
+    /// Finds the threads of an interpreter and their names.
+    pub(super) fn new(runtime: Runtime, memory: LiveMemory) -> Self {
+        let mut found = Self {
+            runtime,
+            memory,
+            codes: RefCell::default(),
+            states: FxHashMap::default(),
+            names: FxHashMap::default(),
+        };
+        found.refresh();
+        found.names = found.read_names().unwrap_or_default();
+        found
+    }
+
+    /// Reads the list of thread states again.
+    pub(super) fn refresh(&mut self) {
+        let threads = frames::walk(&self.memory, &self.runtime, 0).unwrap_or_default();
+        let state = |t: &python::Thread| StateOf { state: t.state, interpreter: t.interpreter_at, ident: t.thread_id };
+        // A thread that runs code of several interpreters has a state in each; the newest comes first.
+        self.states = threads.iter().rev().filter_map(|t| Some((t.native_id?, state(t)))).collect();
+    }
+
+    /// The thread state of a thread, by its id in the target's own PID namespace.
+    pub(super) fn state(&self, own_tid: u32) -> Option<StateOf> {
+        self.states.get(&own_tid).copied()
+    }
+
+    /// The thread that has the thread state at `state`.
+    pub(super) fn thread_of(&self, state: u64) -> Option<u32> {
+        self.states.iter().find(|(_, s)| s.state == state).map(|(tid, _)| *tid)
+    }
+
+    /// Addresses of the interpreters that have threads.
+    pub(super) fn interpreters(&self) -> Vec<u64> {
+        let mut all: Vec<u64> = self.states.values().map(|s| s.interpreter).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The name that `threading` has for a thread.
+    pub(super) fn name(&self, ident: u64) -> Option<&str> {
+        self.names.get(&ident).map(String::as_str)
+    }
+
+    /// The GIL of an interpreter.
+    pub(super) fn gil(&self, interpreter: u64) -> Option<gil::Gil> {
+        gil::of(&self.memory, &self.runtime, interpreter).ok()
+    }
+
+    /// How Python frames find their place among native ones.
+    pub(super) fn rule(&self) -> Rule {
+        merge_rule(&self.runtime.layout)
+    }
+
+    /// Reads the frames of a thread state, with their variables if they are wanted.
+    pub(super) fn read(&self, state: u64, with_locals: bool) -> Option<PyStack> {
+        let thread = frames::thread(&self.memory, &self.runtime, state, DEPTH)?;
+        let mut stack = PyStack { complete: thread.cut.is_none(), moved: thread.moved, ..PyStack::default() };
+        if thread.cut == Some(Cut::Limit) {
+            stack.complete = false;
+        }
+        for frame in &thread.frames {
+            stack.items.push(PyItem::Frame(stack.frames.len()));
+            stack.items.extend(frame.c_stack.filter(|_| frame.entry).map(PyItem::Entry));
+            let locals = with_locals.then(|| self.locals(frame)).flatten();
+            stack.frames.push(PyRead { code: frame.code, instr: frame.instr, locals });
+        }
+        Some(stack)
+    }
+
+    /// The frames that the walker in the kernel met.
+    pub(super) fn walked(&self, walked: &[PyFrame], complete: bool) -> PyStack {
+        let mut stack = PyStack { complete, ..PyStack::default() };
+        for f in walked {
+            if f.at == ENTRY_MARK {
+                stack.items.push(PyItem::Entry(f.code));
+                continue;
+            }
+            let instr = match self.runtime.layout.instr {
+                Instr::Pointer => f.code.wrapping_add(u64::from(f.at)),
+                _ if f.at == NOT_STARTED => u64::from(u32::MAX),
+                _ => u64::from(f.at),
+            };
+            stack.items.push(PyItem::Frame(stack.frames.len()));
+            stack.frames.push(PyRead { code: f.code, instr, locals: None });
+        }
+        stack
+    }
+
+    fn locals(&self, frame: &frames::Frame) -> Option<Vec<Variable>> {
+        let found = locals::read(self.heap(), frame, Limits::default()).ok()?;
+        let variable = |l: locals::Local| Variable { name: l.name, argument: l.argument, value: l.value };
+        Some(found.into_iter().map(variable).collect())
+    }
+
+    /// The model's frame; `None` when its code object cannot be read.
+    pub(super) fn frame(&self, read: &PyRead) -> Option<Frame> {
+        let mut codes = self.codes.borrow_mut();
+        let code = codes
+            .entry(read.code)
+            .or_insert_with(|| Code::read(self.heap(), read.code, self.runtime.code_type).ok().map(Arc::new))
+            .clone()?;
+        let line = code.line(&self.runtime.layout, read.instr);
+        Some(Frame::python(code.qualname.clone(), code.file.clone(), line))
+    }
+
+    fn heap(&self) -> Heap<'_> {
+        Heap { memory: &self.memory, layout: &self.runtime.layout }
+    }
+
+    /// `threading._active` of the main interpreter: identifier and name of each thread that `threading` knows.
+    fn read_names(&self) -> Option<FxHashMap<u64, String>> {
+        let heap = self.heap();
+        let l = &self.runtime.layout;
+        let mut names = FxHashMap::default();
+        for interpreter in self.interpreters() {
+            let modules = self.memory.u64_at(interpreter.wrapping_add(u64::from(l.interp_modules))).ok()?;
+            let Some(threading) = heap.dict_get(modules, "threading").ok().flatten() else { continue };
+            let Some(active) = heap.attribute(threading, "_active").ok().flatten() else { continue };
+            for (key, thread) in heap.dict_items(active, NAME_LIMIT).ok()? {
+                let ident = values::render(heap, key, Limits::default()).parse().ok();
+                let name = heap.attribute(thread, "_name").ok().flatten().filter(|n| heap.is_str(*n));
+                if let (Some(ident), Some(Ok(name))) = (ident, name.map(|n| heap.str_start(n, 256))) {
+                    names.insert(ident, name);
+                }
+            }
+        }
+        Some(names)
+    }
+}

@@ -1,0 +1,478 @@
+//! A dump as text for the terminal and as one JSON document.
+//!
+//! The JSON document, every field always there, `null` where it was not measured:
+//!
+//! ```json
+//! {"at_unix_s", "took_ms", "processes": [
+//!   {"pid", "name", "command": [], "runtime", "interpreter", "remarks": [],
+//!    "gil": [{"address", "locked", "holder", "waiters"}],
+//!    "threads": [
+//!      {"tid", "own_tid", "name", "python_name", "python_id", "state", "gil": "holds|waits",
+//!       "wait": {"call", "args": [], "fd", "fd_target", "channel"},
+//!       "offset_ms", "taken": "asleep|sampled|approximate|none", "native_end": "root|truncated|lost",
+//!       "python_complete", "merged", "remark",
+//!       "frames": [{"kind": "python|native|kernel|jit|label", "function", "file", "line", "module", "address",
+//!                   "interpreter", "locals": [{"name", "argument", "value"}]}]}]}]}
+//! ```
+//!
+//! Frames stand innermost first. `holder` is a `tid`; addresses and arguments are hexadecimal strings, since they do not
+//! fit a JSON number. `taken`: `asleep` and `sampled` stacks are of one instant, `approximate` ones may not be.
+
+use std::io::{self, Write};
+
+use rustc_hash::FxHashMap;
+use serde_json::{Value, json};
+
+use super::facts::clean;
+use crate::analysis::shorten;
+use crate::error::{Error, Result};
+use crate::record::dump::{Doing, Dump, DumpFrame, GilRole, ProcessDump, Taken, ThreadDump, Variable};
+use crate::record::{Frame, FrameKind};
+use crate::units::Nanos;
+
+/// Frames of the interpreter in a row that are shown as one line.
+const FOLD_FROM: usize = 2;
+/// Equal frames in a row that are shown.
+const REPEAT_FROM: usize = 3;
+
+/// How much of the native side the text shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NativeFrames {
+    /// None of it.
+    Hidden,
+    /// All but the interpreter's own machinery, which is counted.
+    #[default]
+    Folded,
+    /// All of it.
+    All,
+}
+
+/// How a dump is shown as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DumpOptions {
+    /// Terminal colours may be used.
+    pub color: bool,
+    /// Native frames.
+    pub native: NativeFrames,
+    /// Kernel frames are shown for every thread, not only for those that wait in the kernel uninterruptibly.
+    pub kernel: bool,
+    /// Python file names as the target has them.
+    pub full_filenames: bool,
+}
+
+/// Writes `dump` as text.
+///
+/// # Errors
+/// `Io` when `out` cannot be written.
+pub fn dump_text(dump: &Dump, options: DumpOptions, out: &mut dyn Write) -> Result<()> {
+    let frames = dump.processes.iter().flat_map(|p| &p.threads).flat_map(|t| &t.frames);
+    let python = frames.filter(|f| f.frame.kind == FrameKind::Python);
+    let files = if options.full_filenames {
+        FxHashMap::default()
+    } else {
+        shorten(python.filter_map(|f| f.frame.file.as_deref()))
+    };
+    let text = Text { options, files };
+    let mut write = || {
+        for (i, process) in dump.processes.iter().enumerate() {
+            if i > 0 {
+                writeln!(out)?;
+            }
+            text.process(process, dump, out)?;
+        }
+        out.flush()
+    };
+    write().map_err(|e| Error::io("cannot write the dump", e))
+}
+
+/// Writes `dump` as one JSON document.
+///
+/// # Errors
+/// `Io` when `out` cannot be written.
+pub fn dump_json(dump: &Dump, out: &mut dyn Write) -> Result<()> {
+    let document = json!({
+        "at_unix_s": dump.at.wall_ns as f64 / 1e9,
+        "took_ms": dump.took_ns as f64 / 1e6,
+        "processes": dump.processes.iter().map(|p| process_json(p, dump)).collect::<Vec<_>>(),
+    });
+    let written = serde_json::to_writer_pretty(&mut *out, &document).map_err(io::Error::from);
+    written.and_then(|()| writeln!(out)).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write the dump", e))
+}
+
+fn hex(value: u64) -> String {
+    format!("{value:#x}")
+}
+
+fn process_json(p: &ProcessDump, dump: &Dump) -> Value {
+    json!({
+        "pid": p.process.pid,
+        "name": p.process.name,
+        "command": p.command,
+        "runtime": p.process.runtime,
+        "interpreter": p.interpreter,
+        "remarks": p.remarks,
+        "gil": p.gils.iter().map(|g| json!({
+            "address": hex(g.address), "locked": g.locked, "holder": g.holder, "waiters": g.waiters,
+        })).collect::<Vec<_>>(),
+        "threads": p.threads.iter().map(|t| thread_json(t, dump)).collect::<Vec<_>>(),
+    })
+}
+
+fn thread_json(t: &ThreadDump, dump: &Dump) -> Value {
+    let wait = t.wait.as_ref().map(|w| {
+        json!({
+            "call": w.call,
+            "args": w.args.map(|args| args.map(hex)),
+            "fd": w.descriptor.as_ref().map(|d| d.0),
+            "fd_target": w.descriptor.as_ref().and_then(|d| d.1.clone()),
+            "channel": w.channel,
+        })
+    });
+    json!({
+        "tid": t.tid,
+        "own_tid": t.own_tid.unwrap_or(t.tid),
+        "name": t.name,
+        "python_name": t.python_name,
+        "python_id": t.python_id.map(hex),
+        "state": t.doing.name(),
+        "gil": t.gil.map(|g| if g == GilRole::Holds { "holds" } else { "waits" }),
+        "wait": wait,
+        "offset_ms": t.at.since(dump.at.mono) as f64 / 1e6,
+        "taken": t.taken.name(),
+        "native_end": t.ending.map(crate::record::dump::Ending::name),
+        "python_complete": t.python_complete,
+        "merged": t.merged,
+        "remark": t.remark,
+        "frames": t.frames.iter().map(frame_json).collect::<Vec<_>>(),
+    })
+}
+
+fn frame_json(f: &DumpFrame) -> Value {
+    let locals = f.locals.as_ref().map(|all| {
+        let variable = |v: &Variable| json!({"name": v.name, "argument": v.argument, "value": v.value});
+        all.iter().map(variable).collect::<Vec<_>>()
+    });
+    json!({
+        "kind": f.frame.kind.name(),
+        "function": f.frame.function,
+        "file": f.frame.file,
+        "line": f.frame.line,
+        "module": f.frame.module,
+        "address": f.frame.address.map(hex),
+        "interpreter": f.interpreter,
+        "locals": locals,
+    })
+}
+
+struct Text<'a> {
+    options: DumpOptions,
+    files: FxHashMap<&'a str, String>,
+}
+
+impl Text<'_> {
+    fn ink(&self, code: &str, text: &str) -> String {
+        if self.options.color && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn process(&self, p: &ProcessDump, dump: &Dump, out: &mut dyn Write) -> io::Result<()> {
+        let command = if p.command.is_empty() { p.process.name.clone() } else { p.command.join(" ") };
+        writeln!(out, "{} {}", self.ink("1", &format!("Process {}:", p.process.pid)), clean(&command))?;
+        let mut facts = vec![p.process.runtime.clone()];
+        if let Some(image) = &p.interpreter {
+            facts[0] = format!("{} ({})", p.process.runtime, clean(image));
+        }
+        facts.push(match p.threads.len() {
+            1 => "1 thread".to_owned(),
+            n => format!("{n} threads"),
+        });
+        let name_of = |tid: u32| p.threads.iter().find(|t| t.tid == tid).map_or_else(|| tid.to_string(), label);
+        for gil in p.gils.iter().filter(|g| g.locked || g.waiters > 0) {
+            let holder =
+                gil.holder.map_or_else(|| "GIL held".to_owned(), |tid| format!("GIL held by {}", name_of(tid)));
+            facts.push(match gil.waiters {
+                0 => holder,
+                1 => format!("{holder}, 1 waits"),
+                n => format!("{holder}, {n} wait"),
+            });
+        }
+        facts.push(format!("taken in {}", Nanos(dump.took_ns)));
+        writeln!(out, "{}", facts.join(" · "))?;
+        for remark in &p.remarks {
+            writeln!(out, "{}", self.ink("33", &format!("note: {}", clean(remark))))?;
+        }
+        for thread in &p.threads {
+            writeln!(out)?;
+            self.thread(thread, p, out)?;
+        }
+        Ok(())
+    }
+
+    fn thread(&self, t: &ThreadDump, p: &ProcessDump, out: &mut dyn Write) -> io::Result<()> {
+        let head = format!("Thread {}", label(t));
+        let comm = if t.name == p.process.name || Some(&t.name) == t.python_name.as_ref() || t.python_name.is_none() {
+            String::new()
+        } else {
+            format!(" [{}]", clean(&t.name))
+        };
+        let state = state(t);
+        let color = match (t.gil, t.doing) {
+            (Some(GilRole::Holds), _) | (_, Doing::Running) => "32",
+            (Some(GilRole::Waits), _) | (_, Doing::Uninterruptible | Doing::Stopped | Doing::Traced) => "33",
+            _ => "2",
+        };
+        writeln!(out, "{}{comm}: {}", self.ink("1", &head), self.ink(color, &state))?;
+        if let Some(remark) = &t.remark {
+            writeln!(out, "    {}", self.ink("33", &format!("({})", clean(remark))))?;
+        } else if t.taken == Taken::Approximate {
+            let text = "(it ran on while it was read: these frames may not belong together)";
+            writeln!(out, "    {}", self.ink("33", text))?;
+        }
+        self.frames(t, out)
+    }
+
+    fn frames(&self, t: &ThreadDump, out: &mut dyn Write) -> io::Result<()> {
+        let kernel = self.options.native != NativeFrames::Hidden
+            && (self.options.kernel || t.doing == Doing::Uninterruptible || t.frames.iter().all(is_kernel));
+        let shown = |f: &&DumpFrame| match f.frame.kind {
+            FrameKind::Kernel => kernel,
+            FrameKind::Native | FrameKind::Jit => self.options.native != NativeFrames::Hidden,
+            FrameKind::Python | FrameKind::Label => true,
+        };
+        let frames: Vec<&DumpFrame> = t.frames.iter().filter(shown).collect();
+        let mut rest = &frames[..];
+        while let Some(first) = rest.first() {
+            let fold = self.options.native == NativeFrames::Folded && first.interpreter;
+            let machinery = rest.iter().take_while(|f| f.interpreter).count();
+            let equal = rest.iter().take_while(|f| f.frame == first.frame && f.locals.is_none()).count();
+            let taken = if fold && machinery >= FOLD_FROM {
+                let module = first.frame.module.as_deref().map_or("the interpreter", base_name);
+                writeln!(out, "      {}", self.ink("2", &format!("… {machinery} frames of {}", clean(module))))?;
+                machinery
+            } else {
+                self.frame(first, out)?;
+                if equal > REPEAT_FROM {
+                    let more = equal - 1;
+                    writeln!(out, "    {}", self.ink("2", &format!("… the same {more} more times")))?;
+                    equal
+                } else {
+                    1
+                }
+            };
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn frame(&self, f: &DumpFrame, out: &mut dyn Write) -> io::Result<()> {
+        let frame = &f.frame;
+        match frame.kind {
+            FrameKind::Python => {
+                let function = clean(frame.function.as_deref().unwrap_or("?"));
+                writeln!(out, "    {function} {}", self.ink("2", &format!("({})", self.place(frame))))?;
+            }
+            FrameKind::Label => {
+                writeln!(out, "    {}", self.ink("33", frame.function.as_deref().unwrap_or_default()))?;
+            }
+            FrameKind::Native | FrameKind::Jit | FrameKind::Kernel => {
+                writeln!(out, "      {}", self.ink("2", &native(frame)))?;
+            }
+        }
+        let Some(locals) = &f.locals else { return Ok(()) };
+        for (title, arguments) in [("Arguments:", true), ("Locals:", false)] {
+            let mut group = locals.iter().filter(|v| v.argument == arguments).peekable();
+            if group.peek().is_some() {
+                writeln!(out, "        {}", self.ink("2", title))?;
+            }
+            for v in group {
+                writeln!(out, "            {}: {}", self.ink("36", &clean(&v.name)), clean(&v.value))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `file.py:12`.
+    fn place(&self, frame: &Frame) -> String {
+        let file = frame.file.as_deref().unwrap_or("?");
+        let file = clean(self.files.get(file).map_or(file, String::as_str));
+        frame.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"))
+    }
+}
+
+fn is_kernel(f: &DumpFrame) -> bool {
+    f.frame.kind == FrameKind::Kernel
+}
+
+fn base_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// `function (module)`, or where the code lies if it has no name.
+fn native(frame: &Frame) -> String {
+    let module = frame.module.as_deref().map(base_name);
+    let text = match (frame.kind, &frame.function, module) {
+        (FrameKind::Kernel, function, module) => {
+            let function = function.as_deref().unwrap_or("?");
+            module.map_or_else(|| format!("{function} [kernel]"), |m| format!("{function} [{m}]"))
+        }
+        (_, Some(function), Some(module)) => format!("{function} ({module})"),
+        (_, Some(function), None) => function.clone(),
+        (_, None, module) => {
+            format!("[{}+{:#x}]", module.unwrap_or("unknown"), frame.address.unwrap_or_default())
+        }
+    };
+    clean(&text)
+}
+
+/// `4711 "MainThread"`.
+fn label(t: &ThreadDump) -> String {
+    format!("{} \"{}\"", t.tid, clean(t.python_name.as_deref().unwrap_or(&t.name)))
+}
+
+/// What a thread does, in words.
+fn state(t: &ThreadDump) -> String {
+    let mut text = match (t.gil, t.doing) {
+        (Some(GilRole::Waits), _) => "waits for the GIL".to_owned(),
+        (_, doing) => doing.name().to_owned(),
+    };
+    let waits = !matches!(t.doing, Doing::Running | Doing::Runnable | Doing::Zombie);
+    if let (Some(wait), true, true) = (&t.wait, waits, t.gil != Some(GilRole::Waits)) {
+        match (&wait.call, &wait.channel) {
+            (Some(call), _) => text.push_str(&format!(" in {call}")),
+            (None, Some(channel)) => text.push_str(&format!(" in the kernel ({})", clean(channel))),
+            (None, None) => {}
+        }
+        match &wait.descriptor {
+            Some((fd, Some(target))) => text.push_str(&format!(" on fd {fd} ({})", clean(target))),
+            Some((fd, None)) => text.push_str(&format!(" on fd {fd}")),
+            None => {}
+        }
+    }
+    if t.gil == Some(GilRole::Holds) {
+        text.push_str(", holds the GIL");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Anchor, Mono};
+    use crate::record::Process;
+    use crate::record::dump::{Ending, Gil, Wait};
+
+    fn frame(kind: FrameKind, function: &str, module: Option<&str>) -> DumpFrame {
+        let frame = Frame {
+            kind,
+            function: Some(function.into()),
+            file: None,
+            line: None,
+            module: module.map(Into::into),
+            address: Some(0x10),
+            inlines: Vec::new(),
+        };
+        DumpFrame { frame, interpreter: module.is_some_and(|m| m.contains("python")), locals: None }
+    }
+
+    fn python(function: &str, line: u32) -> DumpFrame {
+        let frame = Frame::python(function.into(), "/srv/npc/app.py".into(), Some(line));
+        DumpFrame { frame, interpreter: false, locals: None }
+    }
+
+    fn dump() -> Dump {
+        let thread = ThreadDump {
+            tid: 7,
+            own_tid: None,
+            name: "python3".into(),
+            python_name: Some("MainThread".into()),
+            python_id: Some(0x7f00),
+            doing: Doing::Sleeping,
+            wait: Some(Wait {
+                call: Some("read".into()),
+                args: Some([3, 0, 0, 0, 0, 0]),
+                descriptor: Some((3, Some("pipe:[9]".into()))),
+                channel: Some("pipe_read".into()),
+            }),
+            gil: Some(GilRole::Holds),
+            at: Mono(1_500_000),
+            taken: Taken::Asleep,
+            ending: Some(Ending::Root),
+            python_complete: Some(true),
+            merged: Some(true),
+            frames: vec![
+                frame(FrameKind::Kernel, "pipe_read", None),
+                frame(FrameKind::Native, "read", Some("/lib/libc.so.6")),
+                frame(FrameKind::Native, "os_read", Some("/usr/bin/python3")),
+                frame(FrameKind::Native, "call", Some("/usr/bin/python3")),
+                DumpFrame {
+                    locals: Some(vec![Variable { name: "n".into(), argument: true, value: "5\u{1b}".into() }]),
+                    ..python("wait", 3)
+                },
+                python("again", 9),
+                python("again", 9),
+                python("again", 9),
+                python("again", 9),
+                python("<module>", 12),
+            ],
+            remark: None,
+        };
+        Dump {
+            at: Anchor { mono: Mono(1_000_000), wall_ns: 0, error_ns: 0 },
+            took_ns: 2_000_000,
+            processes: vec![ProcessDump {
+                process: Process {
+                    pid: 7,
+                    name: "python3".into(),
+                    runtime: "CPython 3.11.7".into(),
+                    ..Process::default()
+                },
+                command: vec!["python3".into(), "app.py".into()],
+                interpreter: None,
+                gils: vec![Gil { address: 0x1000, locked: true, holder: Some(7), waiters: 0 }],
+                threads: vec![thread],
+                remarks: Vec::new(),
+            }],
+        }
+    }
+
+    fn text(options: DumpOptions) -> String {
+        let mut out = Vec::new();
+        dump_text(&dump(), options, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn text_for_people() {
+        let expected = "\
+Process 7: python3 app.py
+CPython 3.11.7 · 1 thread · GIL held by 7 \"MainThread\" · taken in 2.0 ms
+
+Thread 7 \"MainThread\": sleeping in read on fd 3 (pipe:[9]), holds the GIL
+      read (libc.so.6)
+      … 2 frames of python3
+    wait (app.py:3)
+        Arguments:
+            n: 5\u{20}
+    again (app.py:9)
+    … the same 3 more times
+    <module> (app.py:12)
+";
+        assert_eq!(text(DumpOptions::default()), expected);
+        let all = text(DumpOptions { native: NativeFrames::All, kernel: true, ..DumpOptions::default() });
+        assert!(all.contains("      pipe_read [kernel]\n") && all.contains("      os_read (python3)\n"), "{all}");
+        let python = text(DumpOptions { native: NativeFrames::Hidden, full_filenames: true, ..DumpOptions::default() });
+        assert!(!python.contains("libc") && python.contains("wait (/srv/npc/app.py:3)"), "{python}");
+        assert!(text(DumpOptions { color: true, ..DumpOptions::default() }).contains("\x1b[1mThread"));
+    }
+
+    #[test]
+    fn json_for_programs() {
+        let mut out = Vec::new();
+        dump_json(&dump(), &mut out).unwrap();
+        let v: Value = serde_json::from_slice(&out).unwrap();
+        let thread = &v["processes"][0]["threads"][0];
+        assert_eq!((thread["gil"].as_str(), thread["own_tid"].as_u64()), (Some("holds"), Some(7)));
+        assert_eq!((thread["offset_ms"].as_f64(), thread["wait"]["fd"].as_u64()), (Some(0.5), Some(3)));
+        assert_eq!(thread["frames"][4]["locals"][0]["name"], "n");
+        assert_eq!(thread["frames"][0]["locals"], Value::Null);
+    }
+}
