@@ -8,9 +8,13 @@
 mod assemble;
 pub mod merge;
 mod naming;
+mod perf;
+mod perthread;
 mod process;
 mod python;
 mod reason;
+mod reader;
+mod roster;
 mod sampler;
 mod scheduler;
 mod switches;
@@ -21,6 +25,7 @@ use crate::collect::Running;
 use crate::error::Result;
 
 pub use naming::{Naming, Unnamed, What};
+pub use perf::PerfSampler;
 pub use sampler::{Sampler, Tally, Target, Wanted};
 
 /// A rung of the ladder: an engine that samples stacks.
