@@ -186,7 +186,7 @@ fn stack(memory: &dyn Memory, maps: &Maps, sp: u64) -> (Vec<u8>, bool) {
 impl Asleep {
     /// The stack as a sample would have it.
     pub fn copy(&self) -> StackCopy<'_> {
-        StackCopy { regs: self.regs, bytes: &self.bytes, cut: self.cut }
+        StackCopy { regs: self.regs, bytes: &self.bytes }
     }
 
     /// Unwinds by `unwind` into `frames`. Where a rule needs RBP while it is not known, the places on the stack where it

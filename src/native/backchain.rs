@@ -195,7 +195,7 @@ mod tests {
         put(0x28, 0x1205);
         put(0x80, 0x7100);
         put(0x88, 0x1205);
-        let copy = StackCopy { regs: [1, 0x7000, 0x1140], bytes: &stack, cut: false };
+        let copy = StackCopy { regs: [1, 0x7000, 0x1140], bytes: &stack };
         let stuck = NativeFrame { address: 0x1140, sp: 0x7000, cfa: 0x7000 };
         assert_eq!(candidates(&copy, stuck, &memory, &maps), [0x7020, 0x7080]);
     }

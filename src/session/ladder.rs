@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::plan::{EventChoice, Mode, Plan, SamplerChoice};
 use crate::clock::Mono;
-use crate::collect::cpu::{Engine, Naming, Sampler, Target, Wanted};
+use crate::collect::cpu::{Engine, Naming, PerfSampler, Sampler, Target, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::record::Recorder;
 use crate::symbol::Modules;
@@ -72,8 +72,14 @@ fn open(ground: &Ground<'_>, choice: SamplerChoice) -> Result<Rung> {
             let engine = Sampler::open(ground.targets, wanted, recorder, modules, naming, ground.now)?;
             Ok(Rung { engine: Box::new(engine), name: "eBPF", loses: None })
         }
-        SamplerChoice::Perf | SamplerChoice::Memory => {
-            Err(Error::new(Kind::Unsupported, "this rung of the sampler is not built yet"))
+        SamplerChoice::Perf => {
+            let engine = PerfSampler::open(ground.targets, wanted, recorder, modules, naming, ground.now)?;
+            let kernel = if engine.excludes_kernel() { ", time in the kernel is not sampled" } else { "" };
+            let loses = format!(
+                "sampling by perf events without eBPF: Python frames are read up to a millisecond after the sample{kernel}"
+            );
+            Ok(Rung { engine: Box::new(engine), name: "perf", loses: Some(loses) })
         }
+        SamplerChoice::Memory => Err(Error::new(Kind::Unsupported, "this rung of the sampler is not built yet")),
     }
 }

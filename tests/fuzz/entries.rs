@@ -114,7 +114,7 @@ pub fn unwind(data: &[u8]) {
         // Instruction pointers all over the module, and whatever stands on the stack.
         let ip = CODE_AT + step * (code.len() as u64 / 64).max(1);
         for regs in [[STACK_AT + 16, STACK_AT, ip], [word(stack), STACK_AT, ip], [0, u64::MAX - 64, ip]] {
-            black_box(unwinder.unwind(StackCopy { regs, bytes: stack, cut: step % 2 == 0 }, &mut frames, |_, _| true));
+            black_box(unwinder.unwind(StackCopy { regs, bytes: stack }, &mut frames, |_, _| true));
         }
     }
 }

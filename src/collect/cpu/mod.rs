@@ -9,11 +9,16 @@ mod assemble;
 pub mod merge;
 mod naming;
 pub(in crate::collect) mod once;
+mod perf;
+mod perthread;
 mod process;
 mod python;
+mod reader;
 mod reason;
+mod roster;
 mod sampler;
 mod scheduler;
+mod sleepers;
 mod switches;
 mod ticker;
 
@@ -25,6 +30,7 @@ pub(in crate::collect) use process::load as load_module;
 pub(in crate::collect) use python::merge_rule;
 
 pub use naming::{Naming, Unnamed, What};
+pub use perf::PerfSampler;
 pub use sampler::{Sampler, Tally, Target, Wanted};
 
 /// A rung of the ladder: an engine that samples stacks.

@@ -84,7 +84,7 @@ impl PythonSide {
             let heap = Heap { memory: &self.memory, layout };
             let code = Code::read(heap, frame.code, self.runtime.code_type).ok()?;
             // Freed and reused since the sample: a name would be a lie.
-            (frame.check == 0 || fingerprint(&code) == frame.check).then_some(code)
+            (frame.check == 0 || fingerprint(code.first_line as u32, code.marks) == frame.check).then_some(code)
         });
         let id = code.as_ref().map(|code| {
             let instr = match layout.instr {
@@ -101,15 +101,14 @@ impl PythonSide {
     }
 }
 
-/// The fingerprint that the walker computes of a code object (walk.h).
-fn fingerprint(code: &Code) -> u32 {
-    let (name, table) = code.marks;
-    let line = (code.first_line as u32).wrapping_mul(31);
-    line.wrapping_add(((name >> 4) as u32).wrapping_mul(17)).wrapping_add((table >> 4) as u32) | 1
+/// The fingerprint that the walker computes of a code object (walk.h), from its first line and its [`Code::marks`].
+pub(super) fn fingerprint(first_line: u32, (name, table): (u64, u64)) -> u32 {
+    first_line.wrapping_mul(31).wrapping_add(((name >> 4) as u32).wrapping_mul(17)).wrapping_add((table >> 4) as u32)
+        | 1
 }
 
 /// The largest offset read in a code object, plus a word.
-fn code_size(l: &Layout) -> u32 {
+pub(super) fn code_size(l: &Layout) -> u32 {
     [l.code_firstlineno, l.code_name, l.code_linetable, l.ob_type].into_iter().max().unwrap_or(0) + 8
 }
 

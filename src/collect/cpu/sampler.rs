@@ -12,6 +12,7 @@ use super::naming::Naming;
 use super::process::{Process, Shared};
 use super::reason::Wait;
 use super::scheduler;
+use super::sleepers::{Sleeper, sleeper};
 use super::switches::{Away, Switches};
 use super::ticker::{Settings, Ticker};
 use crate::clock::{Clock, Mono, SystemClock};
@@ -19,7 +20,7 @@ use crate::collect::Running;
 use crate::error::Result;
 use crate::os::bpf::{self, Counters, Programs, SampleKind, SwitchIn, ThreadTimes, flag};
 use crate::os::perf::{Record, StackSample};
-use crate::record::{Event, Loss, Mark, ProcessId, Reading, Recorder, Sample, SampleFlags, StackId, State, Thread};
+use crate::record::{Event, Loss, Mark, ProcessId, Reading, Recorder, Sample, State, Thread};
 use crate::symbol::Modules;
 
 /// For so long after an exec the rings are visited often, so that a Python that starts is met early.
@@ -187,11 +188,10 @@ impl Sampler {
                     target: process.id.0,
                     ..ThreadTimes::default()
                 };
-                self.ticker.programs.set_thread_times(tid, times)?;
-                if runs {
+                if !self.ticker.programs.set_thread_times(tid, times)? || runs {
                     continue;
                 }
-                let (stack, flags, reason) = asleep(process, tid, &self.table.shared.recorder);
+                let Sleeper { stack, flags, reason } = sleeper(process, tid, &self.table.shared, since);
                 let away =
                     Away { sequence: 0, at: since, thread, stack, flags, reason: Some(reason), share: 256, told_ns: 0 };
                 self.table.switches.left(tid, away, &self.table.shared.recorder);
@@ -202,22 +202,8 @@ impl Sampler {
 
     /// The exact times of every thread so far, as readings; the interval under way counts up to `now`.
     fn thread_totals(&self, now: Mono) {
-        for (tid, t) in self.ticker.programs.thread_times() {
-            let open = now.0.saturating_sub(t.since_ns);
-            let (mut on, mut off, mut runnable) = (t.on_ns, t.off_ns, t.runnable_ns);
-            match (t.off != 0, t.woken_ns) {
-                (false, _) => on += open,
-                (true, 0) => off += open,
-                (true, woken) => {
-                    let ready = now.0.saturating_sub(woken).min(open);
-                    off += open - ready;
-                    runnable += ready;
-                }
-            }
-            for (metric, ns) in [("thread.on_ns", on), ("thread.off_ns", off), ("thread.runnable_ns", runnable)] {
-                let (scope, value) = (tid.to_string(), ns as f64);
-                self.table.shared.recorder.put(Event::Reading(Reading { at: now, metric, scope, value }));
-            }
+        for (tid, times) in self.ticker.programs.thread_times() {
+            self.table.totals(tid, times, now);
         }
     }
 
@@ -311,6 +297,28 @@ impl Running for Sampler {
 }
 
 impl Table {
+    /// A thread's exact times up to `now` as readings.
+    fn totals(&self, tid: u32, t: ThreadTimes, now: Mono) {
+        /// linux/sched.h: it left the CPU for the last time.
+        const TASK_DEAD: u32 = 0x80;
+        let open = now.0.saturating_sub(t.since_ns);
+        let (mut on, mut off, mut runnable) = (t.on_ns, t.off_ns, t.runnable_ns);
+        match (t.off != 0, t.woken_ns) {
+            (true, _) if t.state & TASK_DEAD != 0 => {}
+            (false, _) => on += open,
+            (true, 0) => off += open,
+            (true, woken) => {
+                let ready = now.0.saturating_sub(woken).min(open);
+                off += open - ready;
+                runnable += ready;
+            }
+        }
+        for (metric, ns) in [("thread.on_ns", on), ("thread.off_ns", off), ("thread.runnable_ns", runnable)] {
+            let (scope, value) = (tid.to_string(), ns as f64);
+            self.shared.recorder.put(Event::Reading(Reading { at: now, metric, scope, value }));
+        }
+    }
+
     fn take(&mut self, programs: &mut Programs, record: Record<'_>, now: Mono) {
         match record {
             Record::Stack(sample) => self.stack_record(programs, &sample, now),
@@ -328,14 +336,19 @@ impl Table {
                 self.born(programs, task.pid, task.parent, now);
             }
             Record::Exit(task) => {
+                let mut ended = false;
                 if let Some(p) = self.processes.get_mut(&task.pid) {
                     p.threads.remove(&task.tid);
                     self.switches.ended(task.tid);
+                    ended = true;
                     if task.pid == task.tid {
                         let text = format!("process {} ended", task.pid);
                         self.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exit", text }));
                         self.ended.push(task.pid);
                     }
+                }
+                if ended && let Some(times) = programs.take_thread(task.tid) {
+                    self.totals(task.tid, times, now);
                 }
             }
             Record::Plain(_, raw) => match SwitchIn::parse(raw) {
@@ -452,15 +465,4 @@ impl Table {
             self.tally.samples += 1;
         }
     }
-}
-
-/// What a thread that was asleep before the recording waits for, and its stack as far as it can be had without stopping it.
-fn asleep(process: &mut Process, tid: u32, recorder: &Recorder) -> (StackId, SampleFlags, &'static str) {
-    let text = std::fs::read_to_string(format!("/proc/{}/task/{tid}/syscall", process.pid)).unwrap_or_default();
-    let mut words = text.split_ascii_whitespace();
-    let system_call = words.next().and_then(|w| w.parse().ok());
-    let argument = words.next().and_then(|w| u64::from_str_radix(w.trim_start_matches("0x"), 16).ok()).unwrap_or(0);
-    let reason = process.reason(Wait { state: 1, system_call, argument, io_wait: false });
-    let stack = recorder.stack(&[recorder.label("[asleep since before the recording]")]);
-    (stack, SampleFlags::default(), reason)
 }

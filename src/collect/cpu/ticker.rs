@@ -203,6 +203,8 @@ fn stack_attr(stack_bytes: u32, side_band: bool) -> Attr {
         stack_bytes,
         side_band,
         inherit: false,
+        threads_only: false,
+        wake_each: false,
         exclude_kernel: false,
         enable_on_exec: false,
     }

@@ -54,7 +54,7 @@ pub(super) fn assemble_caught(
 ) -> Assembled {
     let mut native = Vec::new();
     let end = caught.regs.map(|regs| {
-        let copy = StackCopy { regs, bytes: &caught.stack, cut: caught.cut };
+        let copy = StackCopy { regs, bytes: &caught.stack };
         match natives.unwind(copy, &mut native) {
             End::Lost if natives.refresh() => natives.unwind(copy, &mut native),
             end => end,

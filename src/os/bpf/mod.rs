@@ -142,26 +142,24 @@ impl Programs {
             .map_or_else(|_| Vec::new(), |m| m.iter().filter_map(std::result::Result::ok).collect())
     }
 
-    /// Enters a thread that was asleep or running before switches were watched.
-    pub fn set_thread_times(&mut self, tid: u32, times: ThreadTimes) -> Result<()> {
-        let mut map: HashMap<_, u32, ThreadTimes> = typed(self.ebpf.map_mut("thread_times"), "thread_times")?;
-        // Only if the programs have not met it yet: what they know is newer.
+    /// Enters a thread that was asleep or running before switches were watched. `false`: the programs have met it already, and
+    /// what they know is newer.
+    pub fn set_thread_times(&mut self, tid: u32, times: ThreadTimes) -> Result<bool> {
         const ONLY_NEW: u64 = 1;
+        let mut map: HashMap<_, u32, ThreadTimes> = typed(self.ebpf.map_mut("thread_times"), "thread_times")?;
         match map.insert(tid, times, ONLY_NEW) {
-            Ok(()) => Ok(()),
-            Err(e) if map.get(&tid, 0).is_ok() => {
-                drop(e);
-                Ok(())
-            }
+            Ok(()) => Ok(true),
+            Err(_) if map.get(&tid, 0).is_ok() => Ok(false),
             Err(e) => Err(refusal("the table of threads is full", e)),
         }
     }
 
-    /// Forgets a thread that ended.
-    pub fn remove_thread(&mut self, tid: u32) {
-        if let Ok(mut map) = typed::<HashMap<_, u32, ThreadTimes>>(self.ebpf.map_mut("thread_times"), "thread_times") {
-            drop(map.remove(&tid));
-        }
+    /// Takes a thread that ended out of the table, with its times.
+    pub fn take_thread(&mut self, tid: u32) -> Option<ThreadTimes> {
+        let mut map: HashMap<_, u32, ThreadTimes> = typed(self.ebpf.map_mut("thread_times"), "thread_times").ok()?;
+        let times = map.get(&tid, 0).ok()?;
+        drop(map.remove(&tid));
+        Some(times)
     }
 }
 

@@ -64,6 +64,8 @@ const FLAG_EXCLUDE_CALLCHAIN_USER: u64 = 1 << 22;
 const FLAG_MMAP2: u64 = 1 << 23;
 const FLAG_COMM_EXEC: u64 = 1 << 24;
 const FLAG_USE_CLOCKID: u64 = 1 << 25;
+/// Linux 5.13.
+const FLAG_INHERIT_THREAD: u64 = 1 << 35;
 
 /// x86-64 numbers of `enum perf_event_x86_regs`: BP, SP, IP. All that unwinding needs.
 const REGS_BP_SP_IP: u64 = 1 << 6 | 1 << 7 | 1 << 8;
@@ -110,6 +112,10 @@ pub struct Attr {
     pub side_band: bool,
     /// Threads and children born later have the event too.
     pub inherit: bool,
+    /// With `inherit`: threads only, no children (Linux 5.13).
+    pub threads_only: bool,
+    /// Whoever polls the ring's event is woken by each sample.
+    pub wake_each: bool,
     /// Leave the kernel's part out (what an unprivileged user may do).
     pub exclude_kernel: bool,
     /// Start at the target's next exec.
@@ -154,16 +160,13 @@ impl Event {
             Layout::Stacks { raw: false } => (base | stack | SAMPLE_PERIOD, true),
             Layout::Plain => (base | SAMPLE_RAW, false),
         };
-        // A watermark that is never reached: the reader comes by itself, no wake-up a sample.
-        let mut flags = FLAG_DISABLED
-            | FLAG_EXCLUDE_HV
-            | FLAG_SAMPLE_ID_ALL
-            | FLAG_USE_CLOCKID
-            | FLAG_WATERMARK
-            | FLAG_EXCLUDE_CALLCHAIN_USER;
+        let mut flags =
+            FLAG_DISABLED | FLAG_EXCLUDE_HV | FLAG_SAMPLE_ID_ALL | FLAG_USE_CLOCKID | FLAG_EXCLUDE_CALLCHAIN_USER;
         for (wanted, flag) in [
             (attr.side_band, FLAG_MMAP | FLAG_MMAP2 | FLAG_COMM | FLAG_COMM_EXEC | FLAG_TASK),
             (attr.inherit, FLAG_INHERIT),
+            (attr.inherit && attr.threads_only, FLAG_INHERIT_THREAD),
+            (!attr.wake_each, FLAG_WATERMARK),
             (attr.exclude_kernel, FLAG_EXCLUDE_KERNEL),
             (attr.enable_on_exec, FLAG_ENABLE_ON_EXEC),
         ] {
@@ -178,7 +181,8 @@ impl Event {
             period: attr.period,
             sample_type,
             flags,
-            wakeup: u32::MAX,
+            // Else a watermark that is never reached: the reader comes by itself, no wake-up a sample.
+            wakeup: if attr.wake_each { 1 } else { u32::MAX },
             regs_user: if stacks { REGS_BP_SP_IP } else { 0 },
             stack_user: if stacks { attr.stack_bytes & !7 } else { 0 },
             clockid: libc::CLOCK_MONOTONIC,

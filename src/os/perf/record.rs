@@ -69,6 +69,8 @@ pub struct Exit {
     pub parent: u32,
     /// Thread.
     pub tid: u32,
+    /// Birth: the thread that gave it.
+    pub parent_tid: u32,
 }
 
 /// A sample with everything that was taken at its instant.
@@ -94,7 +96,12 @@ pub struct StackSample<'a> {
     pub stack_full: bool,
 }
 
-impl StackSample<'_> {
+impl<'a> StackSample<'a> {
+    /// A sample made of what was read from a thread's memory: registers BP, SP, IP and the stack from SP upwards.
+    pub fn of_memory(pid: u32, tid: u32, regs: [u64; 3], stack: &'a [u8]) -> Self {
+        Self { pid, tid, time: 0, kernel: &[], raw: &[], period: 0, regs: Some(regs), stack, stack_full: false }
+    }
+
     /// The kernel's frames, leaf first.
     pub fn kernel(&self) -> impl Iterator<Item = u64> {
         self.kernel
@@ -152,8 +159,8 @@ fn parse_fields<'a>(record: &'a [u8], layout_of: impl Fn(u64) -> Layout) -> Opti
         }
         MMAP2 => Record::Mmap(Mmap { pid: f.u32()?, tid: f.u32()? }),
         FORK | EXIT => {
-            let (pid, parent, tid) = (f.u32()?, f.u32()?, f.u32()?);
-            let task = Exit { pid, parent, tid };
+            let (pid, parent, tid, parent_tid) = (f.u32()?, f.u32()?, f.u32()?, f.u32()?);
+            let task = Exit { pid, parent, tid, parent_tid };
             if kind == FORK { Record::Fork(task) } else { Record::Exit(task) }
         }
         _ => Record::Other,
@@ -231,8 +238,8 @@ mod tests {
     fn side_band() {
         let lost = record(LOST, &le(&[1, 42]));
         assert!(matches!(parse(&lost, |_| Layout::None), Record::Lost(42)));
-        let fork = record(FORK, &le(&[5 | 4 << 32, 6 | 4 << 32, 0]));
+        let fork = record(FORK, &le(&[5 | 4 << 32, 6 | 7 << 32, 0]));
         let Record::Fork(task) = parse(&fork, |_| Layout::None) else { panic!("no fork") };
-        assert_eq!((task.pid, task.parent, task.tid), (5, 4, 6));
+        assert_eq!((task.pid, task.parent, task.tid, task.parent_tid), (5, 4, 6, 7));
     }
 }

@@ -1,0 +1,168 @@
+//! The second rung at work: perf events without eBPF. Native stacks are those of the sample's instant; Python frames are
+//! read from memory as soon as the sample wakes us.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::naming::Naming;
+use super::perthread::{PerThread, Settings};
+use super::process::Shared;
+use super::roster::{Reads, Roster, Tick};
+use super::sampler::{Tally, Target, Wanted};
+use crate::clock::{Clock, Mono, SystemClock};
+use crate::collect::Running;
+use crate::error::{Error, Kind, Result};
+use crate::os::perf::Record;
+use crate::record::{Event, Loss, Reading, Recorder, State};
+use crate::symbol::Modules;
+
+/// Without a sample we look up this often, for the session's sake.
+const BEAT: Duration = Duration::from_millis(20);
+/// How often counters become readings and losses.
+const ACCOUNT_NS: u64 = 1_000_000_000;
+
+/// The running second rung.
+pub struct PerfSampler {
+    timers: PerThread,
+    roster: Roster,
+    accounted: Mono,
+    lost: u64,
+    malformed: u64,
+    told: Reads,
+    throttled: u64,
+}
+
+impl std::fmt::Debug for PerfSampler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PerfSampler").finish_non_exhaustive()
+    }
+}
+
+impl PerfSampler {
+    /// Opens everything and knows the targets; nothing ticks yet.
+    ///
+    /// # Errors
+    /// `Denied` or `Unsupported` when this rung cannot be used here; nothing was changed then.
+    pub fn open(
+        targets: &[Target],
+        wanted: Wanted,
+        recorder: Arc<Recorder>,
+        modules: Arc<Modules>,
+        naming: Naming,
+        now: Mono,
+    ) -> Result<Self> {
+        if wanted.off_cpu && !wanted.on_cpu {
+            return Err(Error::new(Kind::Unsupported, "waits cannot be seen by perf events without eBPF"));
+        }
+        let settings = Settings { rate_hz: wanted.rate_hz, cycles: wanted.cycles, follow: wanted.follow };
+        let mut timers = PerThread::open(settings, now)?;
+        for t in targets {
+            timers.add_process(t.pid, now)?;
+        }
+        let roster = Roster::new(targets, wanted.follow, Shared { recorder, modules, naming }, now);
+        Ok(Self { timers, roster, accounted: now, lost: 0, malformed: 0, told: Reads::default(), throttled: 0 })
+    }
+
+    /// Whether time in the kernel goes unsampled, for want of the right.
+    pub fn excludes_kernel(&self) -> bool {
+        self.timers.excludes_kernel()
+    }
+
+    fn drain(&mut self, now: Mono) {
+        let Self { timers, roster, lost, malformed, .. } = self;
+        timers.drain(now, |record, weight_ns| match &record {
+            Record::Stack(sample) => {
+                let tick = Tick {
+                    pid: sample.pid,
+                    tid: sample.tid,
+                    at: Mono(sample.time),
+                    native: Some(sample),
+                    weight_ns,
+                    state: State::OnCpu,
+                    reason: None,
+                };
+                roster.sample(tick, SystemClock.now());
+            }
+            Record::Lost(n) => *lost += n,
+            Record::Malformed => *malformed += 1,
+            other => roster.side_band(other, now),
+        });
+        roster.refresh(now);
+    }
+
+    fn account(&mut self, now: Mono) {
+        let from = std::mem::replace(&mut self.accounted, now);
+        let recorder = Arc::clone(&self.roster.shared.recorder);
+        let mut lose = |count: u64, why: &str| {
+            if count > 0 {
+                recorder.put(Event::Loss(Loss { from, to: now, source: "cpu", count, why: why.to_owned() }));
+                self.roster.tally.lost += count;
+            }
+        };
+        lose(std::mem::take(&mut self.lost), "the ring was full");
+        lose(std::mem::take(&mut self.malformed), "records that could not be read");
+        lose(self.timers.throttled - self.throttled, "the kernel throttled the timer");
+        self.throttled = self.timers.throttled;
+        let (old, new) = (self.told, self.roster.reads);
+        self.told = new;
+        record_reads(&recorder, now, new);
+        let stacks = new.stacks - old.stacks;
+        if stacks > 0 {
+            let delay = (new.delay_ns - old.delay_ns) as f64 / stacks as f64;
+            let scope = String::new();
+            recorder.put(Event::Reading(Reading { at: now, metric: "python.delay_ns", scope, value: delay }));
+        }
+    }
+}
+
+/// Counts of reading Python frames, as readings.
+pub(super) fn record_reads(recorder: &Recorder, at: Mono, reads: Reads) {
+    for (metric, value) in
+        [("python.stacks", reads.stacks), ("python.moved", reads.moved), ("python.stale", reads.stale)]
+    {
+        recorder.put(Event::Reading(Reading { at, metric, scope: String::new(), value: value as f64 }));
+    }
+}
+
+impl Engine for PerfSampler {
+    fn start(&mut self, _: Mono) -> Result<()> {
+        self.timers.start()
+    }
+
+    fn tally(&self) -> Tally {
+        self.roster.tally
+    }
+
+    fn has_targets(&self) -> bool {
+        !self.roster.members.is_empty()
+    }
+
+    fn refusals(&self) -> Vec<(u32, String)> {
+        self.roster.refusals()
+    }
+}
+
+impl Running for PerfSampler {
+    /// [`Running::step`] waits by itself: a sample wakes it.
+    fn due(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn step(&mut self, _: Mono) -> Result<()> {
+        self.timers.wait(BEAT);
+        let now = SystemClock.now();
+        self.drain(now);
+        if now.since(self.accounted) >= ACCOUNT_NS {
+            self.account(now);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, now: Mono) -> Result<()> {
+        self.timers.stop();
+        self.drain(now);
+        self.account(now);
+        Ok(())
+    }
+}
