@@ -217,9 +217,9 @@ pub fn run(args: &CpuArgs) -> Result<Exit> {
             let _: bool = screen.wrote(&written);
         })
     };
-    let outcome = session::run(&plan, signals.stop(), &progress, &mut snapshot)?;
+    let outcome = session::run(&plan, signals.stop(), &progress, &mut snapshot);
     progress.done();
-    finish(outcome, &view, &mut outputs, &screen, &signals)
+    finish(outcome?, &view, &mut outputs, &screen, &signals)
 }
 
 /// What is shown of a recording, and how.
@@ -279,7 +279,10 @@ fn see_off(child: &mut Launched, screen: &Screen, signals: &Signals) -> Result<O
         screen.note(&format!("waiting for {target} to end; Ctrl-C leaves it running"));
         return child.wait_unless(|| false);
     }
-    // It may have ended in this moment; then there is nobody to tell.
+    // It may have ended by itself while the results were written; then its code is its own.
+    if let Some(code) = child.try_wait()? {
+        return Ok(Some(code));
+    }
     drop(child.terminate());
     screen.note(&format!("asked {target} to end; Ctrl-C leaves it running"));
     child.wait_unless(|| signals.was_interrupted())?;

@@ -99,16 +99,16 @@ pub fn run(args: &DemoArgs) -> Result<Exit> {
     plan.validate()?;
     let screen = screen.for_plan(&plan);
     let progress = Progress::new(screen.clone());
-    let outcome = match session::run(&plan, signals.stop(), &progress, &mut |_| Ok(())) {
+    let outcome = session::run(&plan, signals.stop(), &progress, &mut |_| Ok(()));
+    progress.done();
+    let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(e) if matches!(e.kind(), Kind::Denied | Kind::Unsupported) => {
-            progress.done();
             drop(drive);
             return load_alone(&world, &screen, &e);
         }
         Err(e) => return Err(e),
     };
-    progress.done();
     let summary = drive.finish()?;
     let recording = outcome.store.recording()?;
     outcome.store.close()?;

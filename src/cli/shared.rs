@@ -13,7 +13,7 @@ use regex::Regex;
 use crate::error::{Error, Result};
 use crate::render::Format;
 use crate::session::plan::{self, DEFAULT_RATE, Targets, Verbosity};
-use crate::target::{ProcessTree, Program, RunAs, Wanted, select};
+use crate::target::{Program, RunAs, Wanted, children, select};
 use crate::units::{Hertz, Nanos};
 
 /// Headings of the help text, so that every command shows the same groups.
@@ -83,7 +83,7 @@ impl TargetArgs {
         let subprocesses = self.subprocesses || found.family;
         let mut remarks = found.remarks;
         if !subprocesses && let [target] = &found.targets[..] {
-            let children = ProcessTree::now().descendants(target.pid).len();
+            let children = children(target.pid).len();
             if children > 0 {
                 let plural = if children == 1 { "process that is" } else { "processes that are" };
                 remarks.push(format!("{target} has {children} child {plural} not looked at; -s takes them in"));

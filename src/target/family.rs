@@ -31,6 +31,17 @@ impl Member {
     }
 }
 
+/// The children of `pid` at this moment, without looking at any other process (`/proc/PID/task/TID/children`, proc(5)).
+/// Empty where the kernel was built without that file: a quick look, not a promise.
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|t| fs::read_to_string(t.path().join("children")).ok());
+    let mut all: Vec<u32> =
+        lists.flat_map(|l| l.split_ascii_whitespace().filter_map(|w| w.parse().ok()).collect::<Vec<_>>()).collect();
+    all.sort_unstable();
+    all
+}
+
 /// All processes at one moment, but for kernel threads and zombies.
 #[derive(Debug, Clone, Default)]
 pub struct ProcessTree(BTreeMap<u32, Member>);
@@ -140,5 +151,7 @@ mod tests {
         let me = t.get(std::process::id()).unwrap();
         assert!(!me.command.is_empty());
         assert_eq!(t.ancestors(me.pid).first(), Some(&me.parent));
+        assert!(children(me.parent).contains(&me.pid));
+        assert!(children(999_999_999).is_empty());
     }
 }

@@ -10,7 +10,7 @@ mod maps;
 mod process;
 mod select;
 
-pub use family::{Member, ProcessTree};
+pub use family::{Member, ProcessTree, children};
 pub use identity::{Identity, Pinned};
 pub use launch::{Launched, Program, RunAs};
 pub use maps::{Mapping, Maps};
