@@ -3,6 +3,8 @@
 //! Truth: the targets under `tests/targets/py/reader_*` park their threads and print where they stand. Tolerance: none;
 //! names, files and lines must be equal. An interpreter that is missing is a failure that names it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod layouts;
 mod lines;
 
@@ -13,7 +15,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use perfkit::error::Kind;
 use perfkit::os::memory::LiveMemory;
 use perfkit::python::values::Limits;
-use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap::Heap, locals, locate};
+use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap::Heap, locals, locate, names};
 use perfkit::target::Maps;
 use serde_json::Value;
 
@@ -98,8 +100,8 @@ impl Drop for Parked {
 }
 
 /// The stack as the targets print it: name, file, line; innermost first.
-fn stack(memory: &LiveMemory, runtime: &Runtime, thread: &Thread) -> Vec<Value> {
-    let heap = Heap::new(memory, &runtime.layout);
+fn stack(memory: LiveMemory, runtime: &Runtime, thread: &Thread) -> Vec<Value> {
+    let heap = Heap::new(&memory, &runtime.layout);
     let of = |frame: &frames::Frame| {
         let code = Code::read(heap, frame.code, runtime.code_type).unwrap();
         serde_json::json!([code.qualname, code.file, code.line(&runtime.layout, frame.instr)])
@@ -121,6 +123,7 @@ fn compare_stacks(target: &Parked) {
     assert_eq!(runtime.text, version);
     assert!(runtime.started && runtime.code_type.is_some() && !runtime.eval.is_empty(), "{runtime:?}");
     let threads = frames::walk(&memory, &runtime, 10_000).unwrap();
+    let names = names::of_threads(&memory, &runtime, threads[0].interpreter_at).unwrap();
     let expected = truth["threads"].as_array().unwrap();
     assert_eq!(threads.len(), expected.len(), "{version}");
     for wanted in expected {
@@ -129,7 +132,9 @@ fn compare_stacks(target: &Parked) {
         let thread = threads.iter().find(|t| t.thread_id == ident).unwrap_or_else(|| panic!("{version}: {name}"));
         assert_eq!((thread.cut, thread.moved, thread.interpreter), (None, false, 0), "{version} {name}");
         assert_eq!(thread.native_id.map(u64::from), wanted["native"].as_u64(), "{version} {name}");
-        let found = stack(&memory, &runtime, thread);
+        let called = names.iter().find(|(id, _)| *id == ident).map(|(_, name)| name.as_str());
+        assert_eq!(called, name.as_str(), "{version}");
+        let found = stack(memory, &runtime, thread);
         assert_eq!(&Value::Array(found), &wanted["stack"], "{version} {name}");
     }
     assert_eq!(gil::of(&memory, &runtime, threads[0].interpreter_at).unwrap().holder, None, "{version}");
