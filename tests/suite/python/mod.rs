@@ -193,6 +193,42 @@ fn find_holder(target: &Parked) {
     panic!("{}: {last:x?}", runtime.text);
 }
 
+#[test]
+fn a_forked_worker_has_its_own_thread_id() {
+    for python in supported() {
+        let parent = Parked::start(&python, "reader_fork.py");
+        let truth = &parent.truth;
+        let pid = u32::try_from(truth["pid"].as_u64().unwrap()).unwrap();
+        let memory = LiveMemory::new(pid);
+        let Located::Found(runtime) = locate(pid, &Maps::of(pid).unwrap(), &memory) else { panic!("{truth}") };
+        let threads = frames::walk(&memory, &runtime, 100).unwrap();
+        let ids: Vec<_> = threads.iter().map(|t| (t.thread_id, t.native_id.map(u64::from))).collect();
+        assert_eq!(ids, [(truth["ident"].as_u64().unwrap(), truth["native"].as_u64())], "{}", runtime.text);
+    }
+}
+
+#[test]
+fn sub_interpreters_are_walked_too() {
+    for python in supported() {
+        let target = Parked::start(&python, "reader_interpreters.py");
+        let (runtime, memory) = (target.runtime(), target.memory());
+        let heap = Heap::new(&memory, &runtime.layout);
+        let threads = frames::walk(&memory, &runtime, 100).unwrap();
+        let named = |interpreter: &dyn Fn(i64) -> bool| -> Vec<_> {
+            let thread = threads.iter().find(|t| interpreter(t.interpreter)).unwrap();
+            thread.frames.iter().map(|f| Code::read(heap, f.code, None).unwrap().name).collect()
+        };
+        assert_eq!(named(&|id| id == 0), ["outer", "<module>"], "{}", runtime.text);
+        assert_eq!(named(&|id| id != 0), ["park", "inner", "<module>"], "{}", runtime.text);
+        let sub = threads.iter().find(|t| t.interpreter != 0).unwrap();
+        let park = Code::read(heap, sub.frames[0].code, None).unwrap();
+        assert_eq!(park.line(&runtime.layout, sub.frames[0].instr).map(u64::from), target.truth["line"].as_u64());
+        assert_eq!(gil::of(&memory, &runtime, sub.interpreter_at).unwrap().holder, None, "{}", runtime.text);
+        // One thread, two thread states.
+        assert!(threads.iter().all(|t| t.thread_id == sub.thread_id && t.native_id == sub.native_id));
+    }
+}
+
 /// The interpreters that `scripts/newer_pythons` prepared: run by `cargo test -- --ignored`.
 #[test]
 #[ignore = "needs the interpreters of scripts/newer_pythons, and root for chroot"]
