@@ -8,7 +8,7 @@
 //! object headers and per-thread bytecode; they are recognised here and refused by the caller.
 
 use super::layout::Layout;
-use super::version::Version;
+use super::version::{FullVersion, Version};
 use crate::error::{Error, Kind, Result};
 use crate::os::memory::{Fault, Memory};
 
@@ -167,6 +167,11 @@ impl Head {
     /// Major and minor version.
     pub fn version(self) -> Version {
         Version::new((self.hex >> 24) as u8, (self.hex >> 16) as u8)
+    }
+
+    /// Version and text.
+    pub fn full(self) -> FullVersion {
+        FullVersion { version: self.version(), text: self.text() }
     }
 
     /// The full version as text: `3.14.0rc2`, `3.13.1`.

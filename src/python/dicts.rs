@@ -10,6 +10,8 @@ use crate::os::memory::Fault;
 
 /// Entries of a dict that are read at most.
 pub const ENTRY_LIMIT: usize = 1 << 18;
+/// Entries that are searched for a name: more than any program has modules.
+const SEARCH_LIMIT: usize = 1 << 16;
 /// `Py_TPFLAGS_MANAGED_DICT` (3.11 and later) and `Py_TPFLAGS_INLINE_VALUES` (3.13 and later).
 const MANAGED_DICT: u64 = 1 << 4;
 const INLINE_VALUES: u64 = 1 << 2;
@@ -42,7 +44,7 @@ impl Heap<'_> {
 
     /// The value at the str key `name`.
     pub fn dict_get(self, dict: u64, name: &str) -> Result<Option<u64>, Fault> {
-        Ok(self.find(&self.dict_items(dict, ENTRY_LIMIT)?, name))
+        Ok(self.find(&self.dict_items(dict, SEARCH_LIMIT)?, name))
     }
 
     /// The attribute `name` that `object` itself has (not its class).
@@ -74,7 +76,7 @@ impl Heap<'_> {
             },
             Attributes::TaggedBefore => match before(24)? {
                 tagged if tagged & 1 == 1 => {
-                    self.items(shared_keys()?, Values::At(tagged.wrapping_sub(1)), ENTRY_LIMIT)
+                    self.items(shared_keys()?, Values::At(tagged.wrapping_add(1)), ENTRY_LIMIT)
                 }
                 at => dict(at),
             },
@@ -105,12 +107,11 @@ impl Heap<'_> {
         let fault = Fault { at: keys, len: usize::MAX };
         let head = self.memory.bytes_at(keys, l.keys_indices as usize, 256)?;
         let byte = |offset: Option<u32>| offset.and_then(|o| head.get(o as usize).copied());
-        let index_bytes = match byte(l.keys_log2_index_bytes) {
-            Some(log2) => 1_u64.checked_shl(log2.into()).ok_or(fault)?,
-            None => {
-                let slots = l.keys_size.and_then(|o| word(&head, o)).ok_or(fault)?;
-                slots.checked_mul(index_width(slots)).ok_or(fault)?
-            }
+        let index_bytes = if let Some(log2) = byte(l.keys_log2_index_bytes) {
+            1_u64.checked_shl(log2.into()).ok_or(fault)?
+        } else {
+            let slots = l.keys_size.and_then(|o| word(&head, o)).ok_or(fault)?;
+            slots.checked_mul(index_width(slots)).ok_or(fault)?
         };
         // Kind 0 and before 3.11: hash, key, value; else key, value.
         let width = if byte(l.keys_kind).unwrap_or(0) == 0 { 3 } else { 2 };

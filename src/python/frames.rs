@@ -12,8 +12,8 @@ use crate::os::memory::{Fault, Memory};
 /// Most interpreters, and most thread states of all, that are followed.
 const INTERPRETER_LIMIT: usize = 1024;
 const THREAD_LIMIT: usize = 65_536;
-/// Most frames of one walk over all threads.
-const FRAME_BUDGET: usize = 1 << 20;
+/// Most frames of one walk over all threads, hidden ones included.
+const FRAME_BUDGET: usize = 1 << 18;
 /// glibc's `struct pthread` on x86-64 has the kernel's thread id here (2.31 to 2.41).
 const GLIBC_TID: u64 = 720;
 /// `PID_MAX_LIMIT` of the kernel.
@@ -119,8 +119,7 @@ pub fn walk(memory: &dyn Memory, runtime: &Runtime, depth: usize) -> Result<Vec<
             if threads.len() >= THREAD_LIMIT {
                 return None;
             }
-            let (mut thread, next) = read_thread(heap, state, interp, depth.min(budget))?;
-            budget -= thread.frames.len().min(budget);
+            let (mut thread, next) = read_thread(heap, state, interp, depth, &mut budget)?;
             thread.interpreter = id;
             threads.push(thread);
             Some(next)
@@ -134,12 +133,12 @@ pub fn walk(memory: &dyn Memory, runtime: &Runtime, depth: usize) -> Result<Vec<
 pub fn thread(memory: &dyn Memory, runtime: &Runtime, state: u64, depth: usize) -> Option<Thread> {
     let heap = Heap::new(memory, &runtime.layout);
     let interp = heap.word(state, runtime.layout.ts_interp).ok()?;
-    let (mut thread, _) = read_thread(heap, state, interp, depth.min(FRAME_BUDGET))?;
+    let (mut thread, _) = read_thread(heap, state, interp, depth, &mut { FRAME_BUDGET })?;
     thread.interpreter = heap.word(interp, runtime.layout.interp_id).ok()? as i64;
     Some(thread)
 }
 
-fn read_thread(heap: Heap<'_>, state: u64, interp: u64, depth: usize) -> Option<(Thread, u64)> {
+fn read_thread(heap: Heap<'_>, state: u64, interp: u64, depth: usize, budget: &mut usize) -> Option<(Thread, u64)> {
     let l = heap.layout;
     let last = [l.ts_thread_id, l.ts_native_thread_id.unwrap_or(0), l.ts_frame, l.ts_cframe.unwrap_or(0)];
     let len = last.into_iter().max().unwrap_or(0) as usize + 8;
@@ -166,7 +165,7 @@ fn read_thread(heap: Heap<'_>, state: u64, interp: u64, depth: usize) -> Option<
     };
     let start = Start::read(heap, field(l.ts_frame)?, l.ts_cframe.and_then(field));
     if let Some(start) = start {
-        walk_frames(heap, start, depth, &mut thread);
+        walk_frames(heap, start, depth, budget, &mut thread);
         let top = |t: &Thread| t.frames.first().and_then(|f| read_frame(heap, f.address));
         let again = heap.word(state, l.ts_frame).ok();
         let start_again = again.and_then(|again| Start::read(heap, again, start.cframe));
@@ -235,17 +234,21 @@ fn frame_len(l: &Layout) -> usize {
     (last.into_iter().max().unwrap_or(0) as usize).saturating_add(8)
 }
 
-fn walk_frames(heap: Heap<'_>, start: Start, depth: usize, thread: &mut Thread) {
+fn walk_frames(heap: Heap<'_>, start: Start, depth: usize, budget: &mut usize, thread: &mut Thread) {
     let l = heap.layout;
     let mut cframe = start.cframe.unwrap_or(0);
     let mut circle = Circle::default();
     let mut at = start.frame;
     let shim = |raw: &RawFrame| l.owner_shim.zip(raw.owner).is_some_and(|(shim, owner)| owner >= shim);
-    // One more for a shim each frame at most.
-    for _ in 0..depth.saturating_mul(2).saturating_add(2) {
+    loop {
         if at == 0 {
             return;
         }
+        let Some(left) = budget.checked_sub(1) else {
+            thread.cut = Some(Cut::Limit);
+            return;
+        };
+        *budget = left;
         if circle.closes(at) {
             break;
         }

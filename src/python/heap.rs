@@ -169,6 +169,11 @@ mod tests {
     use super::*;
     use crate::os::memory::FakeMemory;
 
+    /// State bits of a str: kind, and ready, ASCII, compact.
+    fn state(kind: u32, bits: u32) -> u32 {
+        bits << 5 | kind << 2
+    }
+
     /// A compact str object of 3.11 at 0x1000.
     fn str_object(length: u64, state: u32, data_at: usize, data: &[u8]) -> FakeMemory {
         let mut bytes = vec![0; data_at.max(80)];
@@ -183,12 +188,12 @@ mod tests {
     fn strings_of_all_widths() {
         let layout = Layout::of(super::super::Version::new(3, 11)).unwrap();
         let text = |memory: &FakeMemory| Heap::new(memory, &layout).str(0x1000);
-        assert_eq!(text(&str_object(3, 0b111_001_00, 48, b"abc")), Ok("abc".into()));
-        assert_eq!(text(&str_object(2, 0b101_001_00, 72, &[0xe9, 0x41])), Ok("éA".into()));
-        assert_eq!(text(&str_object(2, 0b101_010_00, 72, &[0x3b, 0x04, 0x00, 0xd8])), Ok("л\u{fffd}".into()));
-        assert_eq!(text(&str_object(1, 0b101_100_00, 72, &[0x00, 0xf6, 0x01, 0x00])), Ok("😀".into()));
-        assert!(text(&str_object(u64::MAX, 0b101_100_00, 72, &[0])).is_err());
+        assert_eq!(text(&str_object(3, state(0b1, 0b111), 48, b"abc")), Ok("abc".into()));
+        assert_eq!(text(&str_object(2, state(0b1, 0b101), 72, &[0xe9, 0x41])), Ok("éA".into()));
+        assert_eq!(text(&str_object(2, state(0b10, 0b101), 72, &[0x3b, 0x04, 0x00, 0xd8])), Ok("л\u{fffd}".into()));
+        assert_eq!(text(&str_object(1, state(0b100, 0b101), 72, &[0x00, 0xf6, 0x01, 0x00])), Ok("😀".into()));
+        assert!(text(&str_object(u64::MAX, state(0b100, 0b101), 72, &[0])).is_err());
         assert!(text(&str_object(1, 0, 72, &[0])).is_err());
-        assert!(text(&str_object(4, 0b111_001_00, 48, b"abc")).is_err());
+        assert!(text(&str_object(4, state(0b1, 0b111), 48, b"abc")).is_err());
     }
 }

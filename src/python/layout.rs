@@ -42,7 +42,7 @@ pub enum Attributes {
     Dict,
     /// Classes with a managed dict: values at object - 32, or else a dict at object - 24 (3.11).
     ValuesBefore,
-    /// One word at object - 24: a dict, or with its lowest bit set the values (3.12).
+    /// One word at object - 24: a dict, or if it is odd the address before that of the values (3.12).
     TaggedBefore,
     /// A dict at object - 24, or else values inside the object behind its `tp_basicsize` (3.13 and later).
     Inline,

@@ -4,6 +4,7 @@
 //! only read when asked for here; secrets by name are never read at all. Bias: a frame that runs on while it is read may
 //! show values that never stood together.
 
+use super::budget::Budget;
 use super::frames::Frame;
 use super::heap::Heap;
 use super::secrets;
@@ -12,6 +13,8 @@ use crate::os::memory::Fault;
 
 /// Most variables of one frame.
 const LOCAL_LIMIT: usize = 2048;
+/// Reads for all the variables of one frame.
+pub const BUDGET: u64 = 100_000;
 /// Longest name, in characters.
 const NAME_LIMIT: usize = 256;
 /// `CO_VARARGS`, `CO_VARKEYWORDS`.
@@ -31,9 +34,12 @@ pub struct Local {
     pub value: String,
 }
 
-/// The variables of `frame` that are set: arguments first, then in the order of the code object.
+/// The variables of `frame` that are set: arguments first, then in the order of the code object. Takes at most
+/// [`BUDGET`] reads; what is left then is shown as unreadable. For many frames give `heap` a [`Budget`] over all.
 pub fn read(heap: Heap<'_>, frame: &Frame, limits: Limits) -> Result<Vec<Local>, Fault> {
     let l = heap.layout;
+    let budget = Budget::new(heap.memory, BUDGET);
+    let heap = Heap::new(&budget, l);
     let code = frame.code;
     let flags = heap.int(code, l.code_flags)?;
     let counted = heap.int(code, l.code_argcount)?.saturating_add(heap.int(code, l.code_kwonlyargcount)?);

@@ -102,16 +102,19 @@ fn runtime(image: Image, memory: &dyn Memory) -> Result<Runtime> {
             return Err(refusal(&head.text(), &image.path, "a free-threaded build (no GIL)"));
         }
         let layout = debug_offsets::layout(memory, address, head)?;
-        return verified(image, address, head.version(), head.text(), layout, memory);
+        return verified(image, address, head.full(), &layout, memory);
     }
     let full = version_of(&image, memory).ok_or_else(|| {
         Error::new(Kind::Unsupported, format!("a CPython of unknown version in {}", image.path))
             .advise(format!("supported are CPython {SUPPORTED}"))
     })?;
-    let (Some(layout), Some(address)) = (Layout::of(full.version), image.runtime) else {
+    let Some(layout) = Layout::of(full.version) else {
         return Err(refusal(&full.text, &image.path, "this version"));
     };
-    verified(image, address, full.version, full.text, layout, memory)
+    let Some(address) = image.runtime else {
+        return Err(refusal(&full.text, &image.path, "a build without any trace of _PyRuntime"));
+    };
+    verified(image, address, full, &layout, memory)
 }
 
 /// The versions named in refusals.
@@ -122,21 +125,14 @@ fn refusal(text: &str, path: &str, what: &str) -> Error {
         .advise(format!("supported are CPython {SUPPORTED}; native stacks work with every version"))
 }
 
-fn verified(
-    image: Image,
-    address: u64,
-    version: Version,
-    text: String,
-    layout: Layout,
-    memory: &dyn Memory,
-) -> Result<Runtime> {
+fn verified(image: Image, address: u64, full: FullVersion, layout: &Layout, memory: &dyn Memory) -> Result<Runtime> {
     let mut runtime = Runtime {
-        version,
-        text,
+        version: full.version,
+        text: full.text,
         image: image.path,
         address,
         code_type: image.code_type,
-        layout,
+        layout: *layout,
         eval: image.eval,
         started: false,
     };
@@ -180,8 +176,7 @@ impl Runtime {
 fn version_of(image: &Image, memory: &dyn Memory) -> Option<FullVersion> {
     let word = image.version_word.and_then(|at| memory.u64_at(at).ok());
     if let Some(hex) = word.filter(|hex| hex >> 24 == 3) {
-        let head = debug_offsets::Head { hex: hex as u32, free_threaded: false };
-        return Some(FullVersion { version: head.version(), text: head.text() });
+        return Some(debug_offsets::Head { hex: hex as u32, free_threaded: false }.full());
     }
     pieces(image).find_map(|piece| FullVersion::in_bytes(&read_piece(memory, piece)?)).or_else(|| {
         let name = image.path.rsplit('/').next()?;
@@ -225,7 +220,7 @@ mod tests {
             path: "/usr/lib/libpython3.8.so.1.0".into(),
             runtime,
             exports_eval: true,
-            data: vec![0x5000..0x5000 + data.len() as u64],
+            data: std::iter::once(0x5000..0x5000 + data.len() as u64).collect(),
             ..Image::default()
         };
         (image, FakeMemory { pieces: vec![(0x5000, data.to_vec()), (0x9000, vec![0; 4096])] })

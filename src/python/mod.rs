@@ -4,22 +4,27 @@
 //! plain data. Invariant: nothing here stops, writes to or runs code in the target; memory is foreign, so every loop is
 //! bounded, every length checked, and a lie in it costs a wrong answer at most, never a panic or a hang.
 
+mod budget;
 pub mod code;
 pub mod debug_offsets;
 mod dicts;
 pub mod frames;
 pub mod gil;
 pub mod heap;
+#[cfg(test)]
+mod hostile;
 mod image;
 pub mod layout;
 pub mod lines;
 pub mod locals;
 mod locate;
+pub mod names;
 mod secrets;
 pub mod values;
 mod version;
 
+pub use budget::Budget;
 pub use code::Code;
 pub use frames::{Cut, Frame, Thread};
 pub use locate::{Located, Runtime, locate};
-pub use version::Version;
+pub use version::{FullVersion, Version};

@@ -4,6 +4,8 @@
 //! else is `<module.Class at 0x…>`. Invariant: a value takes at most [`Limits::chars`] characters and a bounded number of
 //! reads, whatever the memory says. What is named like a secret, and passwords in URLs, are never read out.
 
+use std::fmt::{self, Write as _};
+
 use super::heap::Heap;
 use super::secrets;
 use crate::os::memory::Fault;
@@ -109,8 +111,13 @@ impl Writer<'_> {
         let begin = self.out.len();
         if self.known(object, depth).is_err() {
             self.out.truncate(begin);
-            self.out.push_str(&format!("<unreadable at {object:#x}>"));
+            self.put(format_args!("<unreadable at {object:#x}>"));
         }
+    }
+
+    fn put(&mut self, what: fmt::Arguments<'_>) {
+        // A String takes everything.
+        let _ = self.out.write_fmt(what);
     }
 
     /// Opens the built-in types.
@@ -148,7 +155,7 @@ impl Writer<'_> {
                 if self.is_secret_pair(&items, size) {
                     self.out.push('(');
                     self.value(items.first().copied().unwrap_or(0), depth);
-                    self.out.push_str(&format!(", {REDACTED})"));
+                    self.put(format_args!(", {REDACTED})"));
                 } else {
                     self.sequence(("(", if size == 1 { ",)" } else { ")" }), &items, size, depth);
                 }
@@ -157,11 +164,11 @@ impl Writer<'_> {
             "dict" if builtin => self.dict(object, depth)?,
             _ if class.flags & TYPE_SUBCLASS != 0 => {
                 let name = heap.class_name(object)?;
-                self.out.push_str(&format!("<class '{name}'>"));
+                self.put(format_args!("<class '{name}'>"));
             }
             _ => {
                 let name = heap.class_name(type_at)?;
-                self.out.push_str(&format!("<{name} at {object:#x}>"));
+                self.put(format_args!("<{name} at {object:#x}>"));
             }
         }
         Ok(())
@@ -174,7 +181,7 @@ impl Writer<'_> {
         let shown: String = text.chars().take(self.limits.text).collect();
         self.out.push_str(&quoted(&shown));
         if length > self.limits.text {
-            self.out.push_str(&format!("… {length} characters"));
+            self.put(format_args!("… {length} characters"));
         }
         Ok(())
     }
@@ -192,12 +199,12 @@ impl Writer<'_> {
             match c {
                 '\'' | '\\' => self.out.extend(['\\', c]),
                 ' '..='~' => self.out.push(c),
-                _ => self.out.push_str(&format!("\\x{:02x}", c as u32)),
+                _ => self.put(format_args!("\\x{:02x}", c as u32)),
             }
         }
         self.out.push('\'');
         if size > self.limits.text {
-            self.out.push_str(&format!("… {size} bytes"));
+            self.put(format_args!("… {size} bytes"));
         }
         Ok(())
     }
@@ -210,8 +217,8 @@ impl Writer<'_> {
                 self.value(*item, deeper);
             }
             self.rest(items.len(), size);
-        } else if size > 0 {
-            self.out.push_str(&format!("… {size} items"));
+        } else {
+            self.rest(0, size);
         }
         self.out.push_str(close);
     }
@@ -219,7 +226,7 @@ impl Writer<'_> {
     fn rest(&mut self, shown: usize, size: usize) {
         if size > shown {
             self.out.push_str(if shown == 0 { "…" } else { ", …" });
-            self.out.push_str(&format!(" {size} items"));
+            self.put(format_args!(" {size} items"));
         }
     }
 
@@ -243,7 +250,9 @@ impl Writer<'_> {
     fn dict(&mut self, object: u64, depth: u8) -> Result<(), Fault> {
         let size = self.heap.dict_len(object)?;
         let Some(deeper) = depth.checked_sub(1).filter(|_| size > 0) else {
-            self.out.push_str(&if size == 0 { "{}".to_owned() } else { format!("{{… {size} items}}") });
+            self.out.push('{');
+            self.rest(0, size);
+            self.out.push('}');
             return Ok(());
         };
         // Deleted entries stay in the table: look a little further than what is shown.
@@ -283,18 +292,15 @@ impl Writer<'_> {
 }
 
 /// An int in decimal, up to 120 bits; of larger ones the size.
-fn int(heap: Heap<'_>, object: u64) -> Result<String, Fault> {
+pub(super) fn int(heap: Heap<'_>, object: u64) -> Result<String, Fault> {
     let l = heap.layout;
     // Up to 3.11 the sign of `ob_size` is the int's; later the two lowest bits of the tag say it: 0, 1 zero, 2 negative.
-    let (negative, digits) = match l.long_tag {
-        Some(tag) => {
-            let tag = heap.word(object, tag)?;
-            (tag & 3 == 2, tag >> 3)
-        }
-        None => {
-            let size = heap.word(object, l.ob_size)? as i64;
-            (size < 0, size.unsigned_abs())
-        }
+    let (negative, digits) = if let Some(tag) = l.long_tag {
+        let tag = heap.word(object, tag)?;
+        (tag & 3 == 2, tag >> 3)
+    } else {
+        let size = heap.word(object, l.ob_size)? as i64;
+        (size < 0, size.unsigned_abs())
     };
     let sign = if negative { "-" } else { "" };
     if digits > 4 {
@@ -322,7 +328,7 @@ fn float(value: f64) -> String {
     let scientific = format!("{value:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     match exponent.parse::<i32>() {
-        Ok(e) if e < -4 || e >= 16 => format!("{digits}e{}{:02}", if e < 0 { '-' } else { '+' }, e.abs()),
+        Ok(e) if !(-4..16).contains(&e) => format!("{digits}e{}{:02}", if e < 0 { '-' } else { '+' }, e.abs()),
         _ if value.fract() == 0.0 => format!("{value:.1}"),
         _ => format!("{value}"),
     }
@@ -339,7 +345,9 @@ fn quoted(text: &str) -> String {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             c if c == quote => out.extend(['\\', c]),
-            c if c.is_control() => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c.is_control() => {
+                let _ = write!(out, "\\x{:02x}", c as u32);
+            }
             c => out.push(c),
         }
     }

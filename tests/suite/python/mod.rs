@@ -3,6 +3,8 @@
 //! Truth: the targets under `tests/targets/py/reader_*` park their threads and print where they stand. Tolerance: none;
 //! names, files and lines must be equal. An interpreter that is missing is a failure that names it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod layouts;
 mod lines;
 
@@ -13,7 +15,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use perfkit::error::Kind;
 use perfkit::os::memory::LiveMemory;
 use perfkit::python::values::Limits;
-use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap::Heap, locals, locate};
+use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap::Heap, locals, locate, names};
 use perfkit::target::Maps;
 use serde_json::Value;
 
@@ -98,8 +100,8 @@ impl Drop for Parked {
 }
 
 /// The stack as the targets print it: name, file, line; innermost first.
-fn stack(memory: &LiveMemory, runtime: &Runtime, thread: &Thread) -> Vec<Value> {
-    let heap = Heap::new(memory, &runtime.layout);
+fn stack(memory: LiveMemory, runtime: &Runtime, thread: &Thread) -> Vec<Value> {
+    let heap = Heap::new(&memory, &runtime.layout);
     let of = |frame: &frames::Frame| {
         let code = Code::read(heap, frame.code, runtime.code_type).unwrap();
         serde_json::json!([code.qualname, code.file, code.line(&runtime.layout, frame.instr)])
@@ -121,6 +123,7 @@ fn compare_stacks(target: &Parked) {
     assert_eq!(runtime.text, version);
     assert!(runtime.started && runtime.code_type.is_some() && !runtime.eval.is_empty(), "{runtime:?}");
     let threads = frames::walk(&memory, &runtime, 10_000).unwrap();
+    let names = names::of_threads(&memory, &runtime, threads[0].interpreter_at).unwrap();
     let expected = truth["threads"].as_array().unwrap();
     assert_eq!(threads.len(), expected.len(), "{version}");
     for wanted in expected {
@@ -129,7 +132,9 @@ fn compare_stacks(target: &Parked) {
         let thread = threads.iter().find(|t| t.thread_id == ident).unwrap_or_else(|| panic!("{version}: {name}"));
         assert_eq!((thread.cut, thread.moved, thread.interpreter), (None, false, 0), "{version} {name}");
         assert_eq!(thread.native_id.map(u64::from), wanted["native"].as_u64(), "{version} {name}");
-        let found = stack(&memory, &runtime, thread);
+        let called = names.iter().find(|(id, _)| *id == ident).map(|(_, name)| name.as_str());
+        assert_eq!(called, name.as_str(), "{version}");
+        let found = stack(memory, &runtime, thread);
         assert_eq!(&Value::Array(found), &wanted["stack"], "{version} {name}");
     }
     assert_eq!(gil::of(&memory, &runtime, threads[0].interpreter_at).unwrap().holder, None, "{version}");
@@ -186,6 +191,42 @@ fn find_holder(target: &Parked) {
         last = Some((gil, threads));
     }
     panic!("{}: {last:x?}", runtime.text);
+}
+
+#[test]
+fn a_forked_worker_has_its_own_thread_id() {
+    for python in supported() {
+        let parent = Parked::start(&python, "reader_fork.py");
+        let truth = &parent.truth;
+        let pid = u32::try_from(truth["pid"].as_u64().unwrap()).unwrap();
+        let memory = LiveMemory::new(pid);
+        let Located::Found(runtime) = locate(pid, &Maps::of(pid).unwrap(), &memory) else { panic!("{truth}") };
+        let threads = frames::walk(&memory, &runtime, 100).unwrap();
+        let ids: Vec<_> = threads.iter().map(|t| (t.thread_id, t.native_id.map(u64::from))).collect();
+        assert_eq!(ids, [(truth["ident"].as_u64().unwrap(), truth["native"].as_u64())], "{}", runtime.text);
+    }
+}
+
+#[test]
+fn sub_interpreters_are_walked_too() {
+    for python in supported() {
+        let target = Parked::start(&python, "reader_interpreters.py");
+        let (runtime, memory) = (target.runtime(), target.memory());
+        let heap = Heap::new(&memory, &runtime.layout);
+        let threads = frames::walk(&memory, &runtime, 100).unwrap();
+        let named = |interpreter: &dyn Fn(i64) -> bool| -> Vec<_> {
+            let thread = threads.iter().find(|t| interpreter(t.interpreter)).unwrap();
+            thread.frames.iter().map(|f| Code::read(heap, f.code, None).unwrap().name).collect()
+        };
+        assert_eq!(named(&|id| id == 0), ["outer", "<module>"], "{}", runtime.text);
+        assert_eq!(named(&|id| id != 0), ["park", "inner", "<module>"], "{}", runtime.text);
+        let sub = threads.iter().find(|t| t.interpreter != 0).unwrap();
+        let park = Code::read(heap, sub.frames[0].code, None).unwrap();
+        assert_eq!(park.line(&runtime.layout, sub.frames[0].instr).map(u64::from), target.truth["line"].as_u64());
+        assert_eq!(gil::of(&memory, &runtime, sub.interpreter_at).unwrap().holder, None, "{}", runtime.text);
+        // One thread, two thread states.
+        assert!(threads.iter().all(|t| t.thread_id == sub.thread_id && t.native_id == sub.native_id));
+    }
 }
 
 /// The interpreters that `scripts/newer_pythons` prepared: run by `cargo test -- --ignored`.

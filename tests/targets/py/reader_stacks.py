@@ -157,7 +157,7 @@ def main():
     targets = [Wagon.create, lambda: Wagon().value, lambda: recurse(30), lambda: recurse(3000), generators, coroutines,
                callbacks, größe, generated]
     for i, target in enumerate(targets):
-        threading.Thread(target=target, name="wagon %d" % i, daemon=True).start()
+        threading.Thread(target=target, name="wagön %d" % i, daemon=True).start()
     while len(PARKED) < len(targets):
         threading.Event().wait(0.001)
     report()
