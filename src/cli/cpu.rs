@@ -104,6 +104,10 @@ pub struct CpuArgs {
     #[arg(long, value_enum, value_name = "RUNG", hide_possible_values = true, help_heading = SAMPLE)]
     sampler: Option<SamplerArg>,
 
+    /// Sample in windows of this length, to measure what sampling costs the target
+    #[arg(long, value_name = "TIME", hide = true)]
+    pulse: Option<crate::units::Nanos>,
+
     /// Accepted for py-spy's sake: native frames are always on
     #[arg(short, long, help_heading = SAMPLE)]
     native: bool,
@@ -173,6 +177,7 @@ impl CpuArgs {
                 SamplerArg::Memory => SamplerChoice::Memory,
             }),
             freeze: self.time.freeze(),
+            pulse: self.pulse,
             ..Plan::new("cpu", found.targets)
         };
         plan.validate()?;

@@ -64,6 +64,7 @@ fn open(ground: &Ground<'_>, choice: SamplerChoice) -> Result<Rung> {
         on_cpu: plan.mode != Mode::OffCpu,
         off_cpu: plan.mode != Mode::Cpu,
         follow: plan.subprocesses,
+        pulse_ns: plan.pulse.map(|p| p.0),
     };
     let (recorder, modules, naming) =
         (Arc::clone(&ground.recorder), Arc::clone(&ground.modules), ground.naming.clone());

@@ -48,6 +48,8 @@ pub struct Plan {
     pub sampler: Option<SamplerChoice>,
     /// The longest time for which the target may be stopped; `None` never stops it.
     pub freeze: Option<Nanos>,
+    /// Sample in windows of this length, to measure what sampling costs (`scripts/peers/cpu-overhead`).
+    pub pulse: Option<Nanos>,
 }
 
 /// Whom to look at.
@@ -169,6 +171,7 @@ impl Plan {
             verbosity: Verbosity::Normal,
             sampler: None,
             freeze: None,
+            pulse: None,
         }
     }
 

@@ -12,6 +12,7 @@ pub(in crate::collect) mod once;
 mod perf;
 mod perthread;
 mod process;
+mod pulse;
 mod python;
 mod reader;
 mod reason;

@@ -58,6 +58,7 @@ impl Round {
             ticks: true,
             switches: false,
             follow: false,
+            pulse: false,
         };
         let mut ticker = Ticker::open(settings, now)?;
         let python = runtime.map_or_else(Default::default, |r| walker(&r.layout, r.address, r.code_type.unwrap_or(0)));

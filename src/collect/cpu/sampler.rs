@@ -10,6 +10,7 @@ use super::Engine;
 use super::assemble::{Assembled, Assembler, Parts, thread_of};
 use super::naming::Naming;
 use super::process::{Process, Shared};
+use super::pulse::Pulse;
 use super::reason::Wait;
 use super::scheduler;
 use super::sleepers::{Sleeper, sleeper};
@@ -58,6 +59,8 @@ pub struct Wanted {
     pub off_cpu: bool,
     /// Children too.
     pub follow: bool,
+    /// Sample in windows of so many ns, to measure what it costs.
+    pub pulse_ns: Option<u64>,
 }
 
 /// Counts of what was seen, for the progress line.
@@ -80,6 +83,7 @@ pub struct Sampler {
     counted: Counters,
     lost_records: u64,
     off_cpu: bool,
+    pulse: Option<Pulse>,
 }
 
 impl std::fmt::Debug for Sampler {
@@ -124,6 +128,7 @@ impl Sampler {
             ticks: wanted.on_cpu,
             switches: wanted.off_cpu,
             follow: wanted.follow,
+            pulse: wanted.pulse_ns.is_some(),
         };
         let mut ticker = Ticker::open(settings, now)?;
         let mut table = Table {
@@ -152,6 +157,7 @@ impl Sampler {
             counted: Counters::default(),
             lost_records: 0,
             off_cpu: wanted.off_cpu,
+            pulse: wanted.pulse_ns.map(|ns| Pulse::new(ns, now)),
         })
     }
 
@@ -265,10 +271,16 @@ impl Engine for Sampler {
 impl Running for Sampler {
     fn due(&self) -> Duration {
         let usual = self.ticker.interval();
+        let usual = self.pulse.as_ref().map_or(usual, |p| usual.min(p.left(SystemClock.now())));
         if self.accounted < self.table.young_until { usual.min(YOUNG_INTERVAL) } else { usual }
     }
 
     fn step(&mut self, now: Mono) -> Result<()> {
+        if let Some(beat) = self.pulse.as_mut().and_then(|p| p.turn(now)) {
+            self.ticker.beat(beat)?;
+            let (at, text) = (SystemClock.now(), beat.name().to_owned());
+            self.table.shared.recorder.put(Event::Mark(Mark { at, kind: "pulse", text }));
+        }
         self.ticker.dither(now, false);
         self.drain(now);
         self.lost_records += std::mem::take(&mut self.table.lost);

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::pulse::Beat;
 use crate::clock::Mono;
 use crate::error::{Error, Kind, Result};
 use crate::os::bpf::{Config, Counters, Programs};
@@ -32,10 +33,14 @@ pub(super) struct Settings {
     pub(super) switches: bool,
     /// Children of targets are targets.
     pub(super) follow: bool,
+    /// The cost of sampling is measured: a second, bare timer is opened beside the sampling one.
+    pub(super) pulse: bool,
 }
 
 struct Cpu {
     tick: Option<Event>,
+    /// A timer without a program, only where its cost is measured.
+    bare: Option<Event>,
     ring: Ring,
     stacks: Event,
     stacks_id: u64,
@@ -93,7 +98,9 @@ impl Ticker {
     pub(super) fn start(&mut self, now: Mono) -> Result<()> {
         self.dither(now, true);
         for cpu in &self.cpus {
-            for event in [Some(&cpu.stacks), Some(&cpu.plain), cpu.tick.as_ref()].into_iter().flatten() {
+            // Where windows are measured, the first of them starts the timers.
+            let tick = cpu.tick.as_ref().filter(|_| !self.settings.pulse);
+            for event in [Some(&cpu.stacks), Some(&cpu.plain), tick].into_iter().flatten() {
                 event.enable().map_err(|e| Error::io("cannot start sampling", e))?;
             }
         }
@@ -170,10 +177,24 @@ impl Ticker {
         self.interval = Duration::from_secs_f64((capacity as f64 / 4.0 / bytes_per_s).clamp(0.004, 0.1));
     }
 
+    /// Lets tick what the window says.
+    pub(super) fn beat(&self, beat: Beat) -> Result<()> {
+        for cpu in &self.cpus {
+            for (event, on) in [(&cpu.tick, beat == Beat::Full), (&cpu.bare, beat == Beat::Bare)] {
+                let Some(event) = event else { continue };
+                let done = if on { event.enable() } else { event.disable() };
+                done.map_err(|e| Error::io("cannot switch a timer", e))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Stops the timers; the rings can still be drained.
     pub(super) fn stop(&self) {
         for cpu in &self.cpus {
-            for event in [cpu.tick.as_ref(), Some(&cpu.stacks), Some(&cpu.plain)].into_iter().flatten() {
+            for event in
+                [cpu.tick.as_ref(), cpu.bare.as_ref(), Some(&cpu.stacks), Some(&cpu.plain)].into_iter().flatten()
+            {
                 drop(event.disable());
             }
         }
@@ -235,10 +256,18 @@ fn open_cpu(number: u32, settings: Settings, programs: &Programs) -> Result<Cpu>
     } else {
         None
     };
+    let bare = if settings.pulse {
+        let period = (1e9 / settings.rate_hz) as u64;
+        let clockwork = Clockwork::CpuClock;
+        let attr = Attr { clockwork, period, layout: Layout::None, stack_bytes: 0, side_band: false, ..stack };
+        Some(event(&attr, "bare timer")?)
+    } else {
+        None
+    };
     let ids =
         stacks.id().and_then(|s| Ok((s, plain.id()?))).map_err(|e| Error::io("cannot ask for an event's id", e))?;
     programs.set_rings(number, &stacks, &plain)?;
-    Ok(Cpu { tick, ring, stacks, stacks_id: ids.0, plain, plain_id: ids.1, wider: None, number })
+    Ok(Cpu { tick, bare, ring, stacks, stacks_id: ids.0, plain, plain_id: ids.1, wider: None, number })
 }
 
 /// The largest ring that we may lock.
