@@ -11,7 +11,9 @@
 mod cli;
 mod demo;
 mod layers;
+mod live_truth;
 mod mutation;
+mod profiled;
 mod python;
 mod render;
 #[allow(dead_code, reason = "the rig is wider than what one state of the tests uses")]

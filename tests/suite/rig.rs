@@ -503,6 +503,26 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
     }
 }
 
+/// Waits until someone samples `pid`: this process's own perf events, or perfkit's tracing of it, show in nothing of the
+/// target, so the sampler's side is looked at: a perfkit that has opened perf events.
+#[track_caller]
+pub fn wait_for_sampler(pid: u32) {
+    let argument = pid.to_string();
+    wait_until("a perfkit that samples", PATIENCE, || {
+        fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let mut words = command.split(|b| *b == 0);
+            let ours = words.next().is_some_and(|w| w == perfkit().as_os_str().as_encoded_bytes());
+            ours && words.any(|w| w == argument.as_bytes()) && has_perf_events(&entry.path())
+        })
+    });
+}
+
+fn has_perf_events(process: &Path) -> bool {
+    let fds = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    fds.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|to| to.to_string_lossy().contains("perf_event"))
+}
+
 fn collect(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     let (done, bytes) = channel();
     let mut pipe = pipe.expect("piped");

@@ -1,6 +1,6 @@
 /* Native work that keeps step with a timer: a sampler whose period fits it sees only one half of the truth.
  *
- * build: -O2 -g -pthread -fno-optimize-sibling-calls
+ * build: -O2 -g -pthread -fno-optimize-sibling-calls -fno-ipa-icf
  *
  *     lockstep wall|cpu [PERIOD_US]      commands: `go N` starts N more threads that do the same
  *

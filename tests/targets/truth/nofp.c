@@ -1,6 +1,6 @@
 /* A C program without frame pointers: the stack can be followed by .eh_frame alone.
  *
- * build: -O2 -g -fomit-frame-pointer -fno-optimize-sibling-calls
+ * build: -O2 -g -fomit-frame-pointer -fno-optimize-sibling-calls -fno-ipa-icf
  *
  * Truth: every stack is (a part from the root of) main > outer > middle > leaf_many | leaf_few; leaf_many has about 70 %
  * and leaf_few 30 % of the CPU time; the report has the measured times. `inlined_step` is inlined into leaf_many.

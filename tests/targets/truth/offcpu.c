@@ -1,6 +1,6 @@
 /* Native threads that wait, each for one thing only, and know for how long.
  *
- * build: -O2 -g -pthread -fno-optimize-sibling-calls
+ * build: -O2 -g -pthread -fno-optimize-sibling-calls -fno-ipa-icf
  *
  * Threads (kernel names) and what they wait for: `sleeper` sleep (30 ms), `futexer` futex (a condition variable), `epoller`
  * epoll, `piper` pipe, `socketer` socket, `feeder` sleeps and feeds them, `burner-0` and `burner-1` never wait: they share

@@ -1,6 +1,6 @@
 /* Six kinds of native work whose CPU time the program measures of itself.
  *
- * build: -O2 -g -pthread -fno-optimize-sibling-calls
+ * build: -O2 -g -pthread -fno-optimize-sibling-calls -fno-ipa-icf
  *
  *     shares [THREADS]     0 (default): the main thread works
  *

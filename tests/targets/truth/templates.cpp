@@ -1,6 +1,6 @@
 // C++ with templates, virtual calls, lambdas and exceptions that unwind through them.
 //
-// build: -O2 -g -std=c++17 -fno-optimize-sibling-calls
+// build: -O2 -g -std=c++17 -fno-optimize-sibling-calls -fno-ipa-icf
 //
 // Truth: every stack is (a part from the root of) main > npc::World::tick > npc::Brain<npc::Player>::think
 //   > npc::Brain<npc::Player>::weigh(int)                              about half of the CPU time
