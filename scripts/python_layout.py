@@ -97,6 +97,7 @@ FIELDS = {
     "module_dict": [("PyModuleObject", "md_dict")],
     "func_code": [("PyFunctionObject", "func_code")],
     "func_qualname": [("PyFunctionObject", "func_qualname")],
+    "func_closure": [("PyFunctionObject", "func_closure")],
     "method_function": [("classmethod", "cm_callable")],
     "property_getter": [("propertyobject", "prop_get")],
     "code_consts": [("PyCodeObject", "co_consts")],

@@ -13,13 +13,19 @@ const BYTES_A_READ: usize = 4096;
 /// Memory that can be read `reads` times (4 KiB each), then not any more.
 pub struct Budget<'a> {
     memory: &'a dyn Memory,
+    granted: u64,
     left: Cell<u64>,
 }
 
 impl<'a> Budget<'a> {
     /// Grants `reads` reads of `memory`.
     pub fn new(memory: &'a dyn Memory, reads: u64) -> Self {
-        Self { memory, left: Cell::new(reads) }
+        Self { memory, granted: reads, left: Cell::new(reads) }
+    }
+
+    /// Reads done so far.
+    pub fn spent(&self) -> u64 {
+        self.granted.saturating_sub(self.left.get())
     }
 
     /// Whether reads were refused for want of budget.

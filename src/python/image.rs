@@ -252,6 +252,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_opened_inside_the_target_s_root_and_only_a_regular_one() {
+        let pid = std::process::id();
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let kind = |path: &std::path::Path| open_in_root(pid, path.to_str().unwrap()).map(drop).map_err(|e| e.kind());
+        assert_eq!(kind(&fifo), Err(Kind::Malformed));
+        assert_eq!(kind(dir.path()), Err(Kind::Malformed));
+        assert_eq!(kind(&dir.path().join("none")), Err(Kind::Gone));
+        // A link through /proc would lead out of the target's root.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/proc/1/root/etc/passwd", &link).unwrap();
+        assert!(kind(&link).is_err());
+        let own = std::env::current_exe().unwrap();
+        assert_eq!(kind(&own), Ok(()));
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_not_taken_for_the_mapped_one() {
+        let maps = Maps::of(std::process::id()).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        let first = maps.0.iter().find(|m| m.offset == 0 && exe.to_str() == Some(&m.path)).unwrap();
+        let memory = crate::os::memory::LiveMemory::new(std::process::id());
+        assert!(same_start(&File::open(&exe).unwrap(), first, &memory));
+        let mut other = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut other, &[0; 8192]).unwrap();
+        assert!(!same_start(&other, first, &memory));
+    }
+
+    #[test]
     fn parts_of_the_eval_function() {
         assert!(is_eval(b"_PyEval_EvalFrameDefault") && is_eval(b"_PyEval_EvalFrameDefault.cold"));
         assert!(is_eval(b"_TAIL_CALL_LOAD_FAST") && !is_eval(b"_PyEval_EvalFrameDefaultish"));

@@ -243,6 +243,8 @@ layout! {
     func_code: u32 = [16, 16, 48, 48, 48, 48],
     /// Function to its qualified name (str).
     func_qualname: u32 = [104, 104, 40, 40, 40, 40],
+    /// Function to the cells of the outer variables that it uses (tuple, or null).
+    func_closure: u32 = [48, 48, 72, 72, 72, 72],
     /// Classmethod and staticmethod to what they wrap.
     method_function: u32 = [16, 16, 16, 16, 16, 16],
     /// Property to its getter.

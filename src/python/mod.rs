@@ -19,6 +19,7 @@ pub mod lines;
 pub mod locals;
 mod locate;
 pub mod names;
+pub mod qualnames;
 mod secrets;
 pub mod values;
 mod version;

@@ -54,6 +54,12 @@ impl Heap<'_> {
         flags.is_ok_and(|flags| flags & STR_SUBCLASS != 0)
     }
 
+    /// Whether `object`, of type `class`, is a class made at run time.
+    pub fn is_python_class(self, object: u64, class: u64) -> bool {
+        let flags = |class| self.word(class, self.layout.type_flags).unwrap_or(0);
+        flags(class) & TYPE_SUBCLASS != 0 && flags(object) & HEAP_TYPE != 0
+    }
+
     /// `module.Class` of a type; `Class` alone for the built-in ones.
     pub fn class_name(self, class: u64) -> Result<String, Fault> {
         let name = self.type_name(class)?;

@@ -14,6 +14,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use perfkit::error::Kind;
 use perfkit::os::memory::LiveMemory;
+use perfkit::python::qualnames::Qualnames;
 use perfkit::python::values::Limits;
 use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap::Heap, locals, locate, names};
 use perfkit::target::Maps;
@@ -191,6 +192,23 @@ fn find_holder(target: &Parked) {
         last = Some((gil, threads));
     }
     panic!("{}: {last:x?}", runtime.text);
+}
+
+#[test]
+fn qualified_names_where_code_objects_know_them_and_where_not() {
+    for python in supported() {
+        let target = Parked::start(&python, "reader_qualnames.py");
+        let (runtime, memory) = (target.runtime(), target.memory());
+        let heap = Heap::new(&memory, &runtime.layout);
+        let mut names = Qualnames::default();
+        let mut name_of = |frame: &frames::Frame| {
+            let code = Code::read(heap, frame.code, runtime.code_type).unwrap();
+            names.of(&memory, &runtime, &code).unwrap_or(code.qualname)
+        };
+        let threads = frames::walk(&memory, &runtime, 1000).unwrap();
+        let found: Vec<_> = threads[0].frames.iter().map(&mut name_of).collect();
+        assert_eq!(serde_json::json!(found), target.truth["names"], "{}", runtime.text);
+    }
 }
 
 #[test]
