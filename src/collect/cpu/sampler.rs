@@ -82,6 +82,8 @@ pub struct Sampler {
     accounted: Mono,
     counted: Counters,
     lost_records: u64,
+    /// Waits whose end was not seen.
+    endless: u64,
     off_cpu: bool,
     pulse: Option<Pulse>,
 }
@@ -156,6 +158,7 @@ impl Sampler {
             accounted: now,
             counted: Counters::default(),
             lost_records: 0,
+            endless: 0,
             off_cpu: wanted.off_cpu,
             pulse: wanted.pulse_ns.map(|ns| Pulse::new(ns, now)),
         })
@@ -190,7 +193,7 @@ impl Sampler {
                     since_ns: since.0,
                     off: (!runs).into(),
                     state: (!runs).into(),
-                    reported: (!runs).into(),
+                    stack_ns: (!runs).into(),
                     target: process.id.0,
                     ..ThreadTimes::default()
                 };
@@ -204,6 +207,13 @@ impl Sampler {
             }
         }
         Ok(())
+    }
+
+    fn tell_long(&mut self, now: Mono, all: bool) {
+        let programs = &self.ticker.programs;
+        let still_away =
+            |tid: u32, sequence: u64| programs.thread(tid).is_some_and(|t| t.off != 0 && t.sequence == sequence);
+        self.endless += self.table.switches.tell_long(now, all, still_away, &self.table.shared.recorder);
     }
 
     /// The exact times of every thread so far, as readings; the interval under way counts up to `now`.
@@ -227,7 +237,7 @@ impl Sampler {
         };
         lose(counters.lost - then.lost, "cpu", "the ring was full");
         lose(counters.switch_lost - then.switch_lost, "off-cpu", "the ring was full");
-        lose(counters.skipped - then.skipped, "off-cpu", "a burst of switches beyond the budget of stacks");
+        lose(std::mem::take(&mut self.endless), "off-cpu", "the end of a wait was not seen");
         lose(std::mem::take(&mut self.lost_records), "cpu", "the kernel dropped records");
         lose(std::mem::take(&mut self.table.tally.malformed), "cpu", "records that could not be read");
         let runs = counters.target_ticks + counters.switches_all;
@@ -290,7 +300,7 @@ impl Running for Sampler {
         }
         if now.since(self.accounted) >= ACCOUNT_NS {
             self.account(now);
-            self.table.switches.tell_long(now, false, &self.table.shared.recorder);
+            self.tell_long(now, false);
         }
         Ok(())
     }
@@ -302,7 +312,7 @@ impl Running for Sampler {
             self.thread_totals(now);
         }
         self.drain(now);
-        self.table.switches.tell_long(now, true, &self.table.shared.recorder);
+        self.tell_long(now, true);
         self.account(now);
         Ok(())
     }

@@ -72,18 +72,33 @@ impl Switches {
         }
     }
 
-    /// Tells the pieces of long waits that have passed by `now`. With `all` every wait is told, for the end.
-    pub(super) fn tell_long(&mut self, now: Mono, all: bool, recorder: &Recorder) {
-        for away in self.away.values_mut() {
+    /// Tells the pieces of long waits that have passed by `now`. With `all` every wait is told, for the end. `still_away`
+    /// says of a thread and an interval's number whether it goes on; the end of one that does not was lost, and it is
+    /// dropped. Returns how many were.
+    pub(super) fn tell_long(
+        &mut self,
+        now: Mono,
+        all: bool,
+        still_away: impl Fn(u32, u64) -> bool,
+        recorder: &Recorder,
+    ) -> u64 {
+        let before = self.away.len();
+        self.away.retain(|&tid, away| {
             let passed = now.since(away.at);
             if passed < PIECE_NS && !all || passed == 0 {
-                continue;
+                return true;
+            }
+            if !still_away(tid, away.sequence) {
+                return false;
             }
             // Preempted threads wait for a CPU alone; for the others the wake-up, if there was one, is not known yet.
-            put(away, away.at, passed, if away.reason.is_some() { State::OffCpu } else { State::Runnable }, recorder);
+            let state = if away.reason.is_some() { State::OffCpu } else { State::Runnable };
+            put(away, away.at, passed, state, recorder);
             away.told_ns += passed;
             away.at = now;
-        }
+            true
+        });
+        (before - self.away.len()) as u64
     }
 
     /// A thread ended.
@@ -162,7 +177,7 @@ mod tests {
     fn a_long_wait_is_told_in_pieces_that_add_up() {
         let pieces = told(|s, r, away| {
             s.left(5, Away { share: 256, ..away }, r);
-            s.tell_long(Mono(100 + PIECE_NS), false, r);
+            assert_eq!(s.tell_long(Mono(100 + PIECE_NS), false, |_, _| true, r), 0);
             s.came_back(SwitchIn { away_ns: PIECE_NS + 30, runnable_ns: 5, sequence: 1, tid: 5 }, r);
         });
         assert_eq!(pieces.iter().map(|p| p.1).collect::<Vec<_>>(), [PIECE_NS, 25, 5]);

@@ -210,7 +210,6 @@ impl Ticker {
             sum.switches_all += c.switches_all;
             sum.switch_lost += c.switch_lost;
             sum.switch_run_ns += c.switch_run_ns;
-            sum.skipped += c.skipped;
             sum
         })
     }

@@ -231,7 +231,7 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 	t->state = state;
 	t->target = target->id;
 	t->sequence++;
-	t->reported = 0;
+	t->stack_ns = 0;
 	/* Preempted threads are runnable from the start. */
 	t->woken_ns = state ? 0 : now;
 	if (state & TASK_DEAD)
@@ -245,10 +245,13 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 	}
 	c->switches++;
 	c->switches_all++;
-	/* A burst after a quiet window: the share follows only in the next one, and the ring must not overflow meanwhile. */
-	if (config.switch_budget && c->stacks >= 4 * config.switch_budget) {
-		c->skipped++;
-		return;
+	/*
+	 * More than the last window let expect: from here on each stack stands for twice as many switches. The chance with
+	 * which a stack is taken is known when it is taken, so what the stacks stand for stays right on average.
+	 */
+	if (config.switch_budget && c->stacks >= config.switch_budget) {
+		c->share = (c->share < 256 ? 256 : c->share) * 2;
+		c->stacks = config.switch_budget - config.switch_budget / 4;
 	}
 	if (c->share > 256 && (__u64)bpf_get_prandom_u32() * c->share >> 32 >= 256)
 		return;
@@ -270,7 +273,7 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 	if (bpf_perf_event_output(ctx, &stacks, BPF_F_CURRENT_CPU, &s->sample, sample_size(s)))
 		c->switch_lost++;
 	else
-		t->reported = 1;
+		t->stack_ns = 1 + (__u32)(bpf_ktime_get_ns() - now);
 }
 
 struct switch_in {
@@ -283,6 +286,7 @@ static __always_inline void enter_cpu(void *ctx, struct task_struct *next, struc
 	__u32 tid = visible_pid(next);
 	struct thread_times *t = bpf_map_lookup_elem(&thread_times, &tid), fresh = {};
 	struct switch_in in = {};
+	__u64 spent;
 
 	if (!t) {
 		fresh.since_ns = now;
@@ -293,6 +297,7 @@ static __always_inline void enter_cpu(void *ctx, struct task_struct *next, struc
 	if (!t->off)
 		return;
 	in.weight_ns = now - t->since_ns;
+	spent = t->stack_ns;
 	in.runnable_ns = t->woken_ns && now > t->woken_ns ? now - t->woken_ns : 0;
 	if (in.runnable_ns > in.weight_ns)
 		in.runnable_ns = in.weight_ns;
@@ -303,7 +308,11 @@ static __always_inline void enter_cpu(void *ctx, struct task_struct *next, struc
 	t->runnable_ns += in.runnable_ns;
 	t->off = 0;
 	t->since_ns = now;
-	if (t->reported && bpf_perf_event_output(ctx, &plain, BPF_F_CURRENT_CPU, &in, sizeof(in)))
+	/* Our own work stretched this interval and not those without a stack: it must not stand for them with it. */
+	in.weight_ns = in.weight_ns > spent ? in.weight_ns - spent : 0;
+	if (in.runnable_ns > in.weight_ns)
+		in.runnable_ns = in.weight_ns;
+	if (spent && bpf_perf_event_output(ctx, &plain, BPF_F_CURRENT_CPU, &in, sizeof(in)))
 		c->switch_lost++;
 }
 

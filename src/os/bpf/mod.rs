@@ -48,7 +48,7 @@ impl Config {
         Self {
             own_pid_ns: if own == INITIAL { 0 } else { own as u32 },
             clock_tick_ns: (1_000_000_000 / ticks) as u32,
-            switch_budget: 50,
+            switch_budget: 16,
             ..Self::default()
         }
     }
@@ -152,6 +152,11 @@ impl Programs {
             Err(_) if map.get(&tid, 0).is_ok() => Ok(false),
             Err(e) => Err(refusal("the table of threads is full", e)),
         }
+    }
+
+    /// The exact times of one thread.
+    pub fn thread(&self, tid: u32) -> Option<ThreadTimes> {
+        HashMap::<_, u32, ThreadTimes>::try_from(self.ebpf.map("thread_times")?).ok()?.get(&tid, 0).ok()
     }
 
     /// Takes a thread that ended out of the table, with its times.

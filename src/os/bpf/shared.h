@@ -89,7 +89,7 @@ struct thread_times {
 	__u64 on_ns, off_ns, runnable_ns;
 	__u32 off;          /* it is off the CPU */
 	__u32 state;        /* with which task state it left it, 0: preempted */
-	__u32 reported;     /* the start of the interval was given to user space */
+	__u32 stack_ns;     /* what taking the stack at its start cost; 0: user space was not told of the interval */
 	__u32 target;       /* target.id */
 };
 
@@ -106,6 +106,5 @@ struct counters {
 	__u64 switches_all;  /* all switches of targets */
 	__u64 switch_lost;   /* switch records that the ring had no room for */
 	__u64 switch_run_ns; /* time spent in the switch program for targets */
-	__u64 stacks;        /* switches of the window whose stacks were taken */
-	__u64 skipped;       /* switches without a stack because of a burst */
+	__u64 stacks;        /* stacks taken since the share was last set */
 };

@@ -94,8 +94,8 @@ pub struct ThreadTimes {
     pub off: u32,
     /// Task state with which it left it.
     pub state: u32,
-    /// Whether user space was given the start of the interval.
-    pub reported: u32,
+    /// What taking the stack at its start cost, ns; 0: user space was not told of the interval.
+    pub stack_ns: u32,
     /// The target it belongs to.
     pub target: u32,
 }
@@ -126,10 +126,8 @@ pub struct Counters {
     pub switch_lost: u64,
     /// Time in the switch program for targets.
     pub switch_run_ns: u64,
-    /// Switches of the window whose stacks were taken.
+    /// Stacks taken since the share was last set.
     pub stacks: u64,
-    /// Switches without a stack because of a burst.
-    pub skipped: u64,
 }
 
 // SAFETY: repr(C), only integers, no padding between them, any bit pattern is a value.
@@ -142,7 +140,7 @@ unsafe impl aya::Pod for ThreadTimes {}
 unsafe impl aya::Pod for Counters {}
 
 const _: () = assert!(size_of::<Python>() == 120 && size_of::<Target>() == 136);
-const _: () = assert!(size_of::<ThreadTimes>() == 64 && size_of::<Counters>() == 104);
+const _: () = assert!(size_of::<ThreadTimes>() == 64 && size_of::<Counters>() == 96);
 
 /// What kind of record a program wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
