@@ -1,18 +1,18 @@
 //! `perfkit cpu`: a plan, a session, and the pictures of what it recorded.
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use super::exit::Exit;
 use super::outputs::{Outputs, Written};
 use super::screen::Screen;
-use super::shared::{Found, OutputArgs, TalkArgs, TargetArgs, TimeArgs};
+use super::shared::{OutputArgs, ProgramArgs, TalkArgs, TargetArgs, TimeArgs};
 use super::signals::Signals;
 use super::view::{ModeArg, ViewArgs};
 use crate::analysis::{Layers, Profile, Selection, Slice};
 use crate::error::Result;
 use crate::record::Store;
 use crate::render::{Options, closing_lines};
-use crate::session::plan::{EventChoice, Frames, Mode, Plan, SamplerChoice};
+use crate::session::plan::{EventChoice, Frames, Mode, Plan, SamplerChoice, Targets};
 use crate::session::{self, Outcome, Progress, Remark};
 use crate::target::Launched;
 
@@ -60,10 +60,14 @@ const SAMPLE: &str = "Sampling";
 
 /// Flags of `perfkit cpu`.
 #[derive(Debug, Clone, Args)]
+#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port", "program"]))]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct CpuArgs {
     #[command(flatten)]
     target: TargetArgs,
+
+    #[command(flatten)]
+    program: ProgramArgs,
 
     #[command(flatten)]
     time: TimeArgs,
@@ -156,10 +160,26 @@ impl CpuArgs {
         }
     }
 
-    /// The plan for the targets that were found.
-    fn plan(&self, found: Found, outputs: &Outputs) -> Result<Plan> {
+    /// The targets, and whether their children belong to them.
+    fn targets(&self, screen: &Screen) -> Result<(Targets, bool)> {
+        if let Some(program) = self.program.find()? {
+            if let Some(user) = &program.run_as {
+                let name = &user.name;
+                screen.note(&format!("starting it as {name}, who called sudo; --keep-root starts it as root"));
+            }
+            return Ok((Targets::Launch(program), self.target.subprocesses));
+        }
+        let found = self.target.find()?;
+        for remark in &found.remarks {
+            screen.note(remark);
+        }
+        Ok((Targets::Processes(found.targets), found.family))
+    }
+
+    /// The plan for these targets.
+    fn plan(&self, targets: Targets, subprocesses: bool, outputs: &Outputs) -> Result<Plan> {
         let plan = Plan {
-            subprocesses: found.subprocesses,
+            subprocesses,
             duration: self.time.duration(),
             rate: self.time.rate.0,
             mode: self.mode(),
@@ -178,7 +198,7 @@ impl CpuArgs {
             }),
             freeze: self.time.freeze(),
             pulse: self.pulse,
-            ..Plan::new("cpu", found.targets)
+            ..Plan::new("cpu", targets)
         };
         plan.validate()?;
         Ok(plan)
@@ -207,12 +227,9 @@ impl CpuArgs {
 pub fn run(args: &CpuArgs) -> Result<Exit> {
     let screen = Screen::new(args.talk);
     let mut outputs = Outputs::open(&args.output, args.talk.color)?;
-    let found = args.target.find()?;
+    let (targets, subprocesses) = args.targets(&screen)?;
     args.compatible(&screen);
-    for remark in &found.remarks {
-        screen.note(remark);
-    }
-    let plan = args.plan(found, &outputs)?;
+    let plan = args.plan(targets, subprocesses, &outputs)?;
     let view = View { selection: args.selection(), options: args.view.options() };
     let signals = Signals::listen()?;
     let screen = screen.for_plan(&plan);
@@ -300,7 +317,6 @@ mod tests {
     use clap::error::ErrorKind;
 
     use super::*;
-    use crate::session::plan::Targets;
     use crate::target::Program;
     use crate::units::Nanos;
 
@@ -317,8 +333,7 @@ mod tests {
     fn plan(words: &str) -> Plan {
         let args = parse(words).unwrap_or_else(|e| panic!("{words}: {e}"));
         let outputs = Outputs::open(&args.output, args.talk.color).unwrap();
-        let targets = Targets::Launch(Program::new(["true"]));
-        args.plan(Found { targets, subprocesses: args.target.subprocesses, remarks: Vec::new() }, &outputs).unwrap()
+        args.plan(Targets::Launch(Program::new(["true"])), args.target.subprocesses, &outputs).unwrap()
     }
 
     #[test]

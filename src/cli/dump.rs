@@ -1,12 +1,12 @@
 //! `perfkit dump`: the stacks of all threads now.
 
-use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueHint};
+use clap::{ArgGroup, Args, ValueHint};
 
-use super::exit::{Exit, input};
+use super::exit::Exit;
+use super::outputs::Place;
 use super::screen::Screen;
 use super::shared::{OUTPUT, TalkArgs, TargetArgs};
 use super::view::{SHOW, wants_color};
@@ -14,25 +14,37 @@ use crate::collect::dump::{Options, take};
 use crate::error::{Error, Result};
 use crate::record::dump::Dump;
 use crate::render::{DumpOptions, NativeFrames, dump_json, dump_text};
-use crate::session::plan::Targets;
 use crate::target::{Identity, ProcessTree};
 
 /// Examples under `perfkit dump --help`.
 pub const EXAMPLES: &str = "\
 Examples:
-  perfkit dump --pid 4711                  what every thread does now: Python and native frames in one stack
-  perfkit dump --pid 4711 --locals         with arguments and variables; what is named like a secret is left out
-  perfkit dump --name 'uvicorn.*app' -s    a service and its workers
-  perfkit dump --pid 4711 --python-only    Python frames alone
-  perfkit dump --pid 4711 --json           for programs
+  What every thread does now, Python and native frames in one stack:
+      perfkit dump --pid 4711
+  With arguments and variables; what is named like a secret is left out:
+      perfkit dump --pid 4711 --locals
+  A service and its workers:
+      perfkit dump --name 'uvicorn.*app' -s
+  Python frames alone, or everything for programs:
+      perfkit dump --pid 4711 --python-only
+      perfkit dump --pid 4711 --json
 
-The target is never stopped. Innermost frames stand first. A thread that sleeps is read while it sleeps, one that runs is
-sampled on its CPU; where neither could be done, its stack says that it is approximate.
+The target is never stopped. Innermost frames stand first. A thread that
+sleeps is read while it sleeps, one that runs is sampled on its CPU; where
+neither could be done, its stack says that it is approximate.
 
-Exit codes: 0 done · 2 usage · 3 could not look into the process";
+Exit codes:
+  0  done
+  2  usage or bad input
+  3  could not look into the process: it is gone, or a right is missing; the
+     message says which";
+
+/// How it is called.
+pub const USAGE: &str = "perfkit dump [OPTIONS] --pid <PID>... | --name <REGEX> | --port <PORT>";
 
 /// Flags of `perfkit dump`.
 #[derive(Debug, Clone, Args)]
+#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port"]))]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct DumpArgs {
     #[command(flatten)]
@@ -55,7 +67,7 @@ pub struct DumpArgs {
     #[arg(long, help_heading = SHOW)]
     full_filenames: bool,
 
-    /// Taken as py-spy takes it; perfkit never stops the target anyway
+    /// Accepted for py-spy's sake: perfkit never stops the target anyway
     #[arg(long, help_heading = SHOW)]
     nonblocking: bool,
 
@@ -75,13 +87,11 @@ impl DumpArgs {
     /// The processes to dump: those named, and their children if asked for.
     fn targets(&self, screen: &Screen) -> Result<Vec<Identity>> {
         let found = self.target.find()?;
-        let Targets::Processes(mut targets) = found.targets else {
-            return Err(Error::usage("a dump is of a process that runs").advise("name it by --pid, --name or --port"));
-        };
         for remark in &found.remarks {
             screen.note(remark);
         }
-        if found.subprocesses {
+        let mut targets = found.targets;
+        if found.family {
             let tree = ProcessTree::now();
             let children: Vec<u32> =
                 targets.iter().flat_map(|t| tree.descendants(t.pid)).map(|member| member.pid).collect();
@@ -116,30 +126,22 @@ impl DumpArgs {
 /// Those of the target and of the output; `Usage` for a command to start.
 pub fn run(args: &DumpArgs) -> Result<Exit> {
     let screen = Screen::new(args.talk);
-    // Opened before the target is touched.
-    let mut file = match args.output.as_ref().filter(|p| p.as_os_str() != "-") {
-        Some(path) => {
-            let file =
-                File::create(path).map_err(|e| input(Error::io(format!("cannot write {}", path.display()), e)))?;
-            Some((file, path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))))
-        }
-        None => None,
-    };
+    // Proved writable before the target is touched.
+    let mut place = args.output.as_deref().filter(|p| p.as_os_str() != "-").map(Place::open).transpose()?;
     let targets = args.targets(&screen)?;
     let options = Options { locals: args.locals, native: !args.python_only, ..Options::default() };
     let dump = take(&targets, options)?;
     // Rendered whole before the first byte goes out.
     let mut bytes = Vec::new();
-    match &mut file {
-        Some((file, as_json)) => {
-            args.write(&dump, *as_json || args.json, false, &mut bytes)?;
-            file.write_all(&bytes).map_err(|e| Error::io("cannot write the dump", e))?;
-        }
-        None => {
-            let mut out = std::io::stdout().lock();
-            args.write(&dump, args.json, wants_color(args.talk.color, &out), &mut bytes)?;
-            out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write the dump", e))?;
-        }
+    if let Some(place) = &mut place {
+        let ending = args.output.as_deref().and_then(Path::extension);
+        let as_json = args.json || ending.is_some_and(|e| e.eq_ignore_ascii_case("json"));
+        args.write(&dump, as_json, false, &mut bytes)?;
+        place.put(&bytes)?;
+    } else {
+        let mut out = std::io::stdout().lock();
+        args.write(&dump, args.json, wants_color(args.talk.color, &out), &mut bytes)?;
+        out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write the dump", e))?;
     }
     Ok(Exit::Done)
 }

@@ -35,6 +35,8 @@ Examples:
       perfkit cpu --name 'uvicorn.*app' -s -d 30
   What it waits for:
       perfkit cpu --port 8000 --mode wall -d 30 -o wall.svg
+  What every thread does right now:
+      perfkit dump --pid 4711
   A slice of a recording:
       perfkit report run.perfkit --from 10s --to 20s -o slice.svg
   The tour, on a small service that perfkit brings along:
@@ -58,7 +60,7 @@ enum Command {
     Cpu(Box<cpu::CpuArgs>),
 
     /// The stacks of every thread now: Python and native frames, states, the GIL's holder; never stops the target
-    #[command(after_long_help = dump::EXAMPLES)]
+    #[command(after_long_help = dump::EXAMPLES, override_usage = dump::USAGE)]
     Dump(Box<dump::DumpArgs>),
 
     /// Any view of a recording, in any format

@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::ColorChoice;
@@ -25,16 +25,15 @@ use crate::session::plan::{Destination, Output};
 /// Every place where results go.
 #[derive(Debug)]
 pub struct Outputs {
-    files: Vec<Place>,
+    files: Vec<(Place, Format)>,
     stdout: Option<Format>,
     color: ColorChoice,
 }
 
-/// A file, as the user named it.
+/// A file that will hold a document, proved writable, as the user named it.
 #[derive(Debug)]
-struct Place {
+pub struct Place {
     path: PathBuf,
-    format: Format,
     way: Way,
 }
 
@@ -44,8 +43,6 @@ enum Way {
     Replace { file: PathBuf, mode: u32 },
     /// Open already.
     Stream(File),
-    /// The recording: written by the session.
-    Recording,
 }
 
 /// What became of the results.
@@ -63,7 +60,7 @@ impl Outputs {
     /// # Errors
     /// `Usage` for every reason that makes one impossible.
     pub fn open(args: &OutputArgs, color: ColorChoice) -> Result<Self> {
-        let mut files: Vec<Place> = Vec::new();
+        let mut files: Vec<(Place, Format)> = Vec::new();
         let mut stdout = args.json.then_some(Format::Json);
         for path in &args.output {
             if path.as_os_str() == "-" {
@@ -77,12 +74,11 @@ impl Outputs {
                 stdout = Some(args.format.unwrap_or(Format::Text));
                 continue;
             }
-            if files.iter().any(|f| f.path == *path) {
+            if files.iter().any(|(f, _)| f.path == *path) {
                 return Err(Error::usage(format!("-o {} is given twice", path.display())));
             }
             let format = args.format.map_or_else(|| Format::from_path(path), Ok)?;
-            let way = way(path, format, args.force).map_err(input)?;
-            files.push(Place { path: path.clone(), format, way });
+            files.push((Place::for_format(path, format, args.force)?, format));
         }
         if stdout == Some(Format::Perfkit) {
             return Err(Error::usage("a recording cannot be written to standard output")
@@ -99,12 +95,9 @@ impl Outputs {
 
     /// As the plan keeps them.
     pub fn planned(&self) -> Vec<Output> {
-        let files = self
-            .files
-            .iter()
-            .map(|f| Output { to: Destination::File(f.path.clone()), format: f.format.name().to_owned() });
-        let stdout = self.stdout.iter().map(|f| Output { to: Destination::Stdout, format: f.name().to_owned() });
-        files.chain(stdout).collect()
+        let files = self.files.iter().map(|(place, format)| (Destination::File(place.path.clone()), *format));
+        let stdout = self.stdout.map(|format| (Destination::Stdout, format));
+        files.chain(stdout).map(|(to, format)| Output { to, format: format.name().to_owned() }).collect()
     }
 
     /// Whether the table goes to standard output, closing lines included.
@@ -114,49 +107,55 @@ impl Outputs {
 
     /// Whether a recording is among them.
     pub fn has_recording(&self) -> bool {
-        self.files.iter().any(|f| f.format == Format::Perfkit)
+        self.files.iter().any(|(_, format)| *format == Format::Perfkit)
     }
 
     /// Whether `path` is one of them.
     pub fn has_file(&self, path: &Path) -> bool {
         let real = |p: &Path| fs::canonicalize(p).ok();
         let wanted = real(path);
-        self.files.iter().any(|f| f.path == path || (wanted.is_some() && real(&f.path) == wanted))
+        self.files.iter().any(|(f, _)| f.path == path || (wanted.is_some() && real(&f.path) == wanted))
     }
 
     /// Writes every result. One that fails does not keep the others from being written.
     pub fn write(&mut self, profile: &Profile<'_>, options: &Options) -> Written {
-        let mut written = Written::default();
-        for place in &mut self.files {
-            match place.write(profile, options) {
-                Ok(size) => written.files.push((place.path.clone(), size)),
-                Err(e) if is_broken_pipe(&e) => {}
-                Err(e) => written.failures.push(e),
-            }
-        }
-        if let Some(format) = self.stdout
-            && let Err(e) = self.print(profile, options, format)
-            && !is_broken_pipe(&e)
-        {
-            written.failures.push(e);
-        }
-        written
+        self.write_some(profile, options, |_| true, self.stdout)
     }
 
     /// Writes what can be written again later: files, and the table. A pipe gets its one document at the end.
     pub fn snapshot(&mut self, profile: &Profile<'_>, options: &Options) -> Written {
+        let table = self.stdout.filter(|f| *f == Format::Text);
+        self.write_some(profile, options, |place| matches!(place.way, Way::Replace { .. }), table)
+    }
+
+    fn write_some(
+        &mut self,
+        profile: &Profile<'_>,
+        options: &Options,
+        wanted: fn(&Place) -> bool,
+        stdout: Option<Format>,
+    ) -> Written {
         let mut written = Written::default();
-        for place in self.files.iter_mut().filter(|p| matches!(p.way, Way::Replace { .. })) {
-            match place.write(profile, options) {
+        let failed = |e: Error, written: &mut Written| {
+            if !is_broken_pipe(&e) {
+                written.failures.push(e);
+            }
+        };
+        for (place, format) in self.files.iter_mut().filter(|(place, _)| wanted(place)) {
+            let result = match format {
+                // The session has written it already.
+                Format::Perfkit => Ok(fs::metadata(&place.path).ok().map(|m| m.len())),
+                _ => rendered(profile, options, *format).and_then(|bytes| place.put(&bytes)),
+            };
+            match result {
                 Ok(size) => written.files.push((place.path.clone(), size)),
-                Err(e) => written.failures.push(e),
+                Err(e) => failed(e, &mut written),
             }
         }
-        if self.has_table()
-            && let Err(e) = self.print(profile, options, Format::Text)
-            && !is_broken_pipe(&e)
+        if let Some(format) = stdout
+            && let Err(e) = self.print(profile, options, format)
         {
-            written.failures.push(e);
+            failed(e, &mut written);
         }
         written
     }
@@ -171,21 +170,65 @@ impl Outputs {
 }
 
 impl Place {
-    fn write(&mut self, profile: &Profile<'_>, options: &Options) -> Result<Option<u64>> {
-        let cannot = |path: &Path, e| Error::io(format!("cannot write {}", path.display()), e);
-        match &mut self.way {
-            Way::Recording => Ok(fs::metadata(&self.path).ok().map(|m| m.len())),
-            Way::Stream(file) => {
-                let bytes = rendered(profile, options, self.format)?;
-                file.write_all(&bytes).map_err(|e| cannot(&self.path, e))?;
-                Ok(None)
-            }
-            Way::Replace { file, mode } => {
-                let bytes = rendered(profile, options, self.format)?;
-                replace(file, *mode, &bytes).map_err(|e| cannot(&self.path, e))?;
-                Ok(Some(bytes.len() as u64))
+    /// Proves that `path` can be written, or opens it if it is a pipe or a device.
+    ///
+    /// # Errors
+    /// `Usage` for every reason that makes it impossible.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::at(path, fs::metadata(path)).map_err(input)
+    }
+
+    fn for_format(path: &Path, format: Format, force: bool) -> Result<Self> {
+        let place = Self::open(path)?;
+        if format == Format::Perfkit {
+            let show = path.display();
+            match place.way {
+                Way::Stream(_) => {
+                    return Err(Error::usage(format!("{show} cannot hold a recording: it is no plain file")));
+                }
+                Way::Replace { .. } if path.exists() && !force => {
+                    return Err(Error::usage(format!("{show} exists already")).advise("give another name, or --force"));
+                }
+                Way::Replace { .. } => {}
             }
         }
+        Ok(place)
+    }
+
+    fn at(path: &Path, found: io::Result<fs::Metadata>) -> Result<Self> {
+        let show = path.display();
+        let cannot = |e| Error::io(format!("cannot write {show}"), e);
+        let exists = match found {
+            Ok(meta) => Some(meta),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(cannot(e)),
+        };
+        let kind = exists.as_ref().map(fs::Metadata::file_type);
+        if kind.is_some_and(|k| k.is_dir()) {
+            return Err(Error::usage(format!("cannot write {show}: it is a directory")).advise("give a file in it"));
+        }
+        let path = path.to_owned();
+        if kind.is_some_and(|k| !k.is_file()) {
+            let stream = OpenOptions::new().write(true).open(&path).map_err(cannot)?;
+            return Ok(Self { path, way: Way::Stream(stream) });
+        }
+        // A link stays a link: what it points to is replaced.
+        let file = if exists.is_some() { fs::canonicalize(&path).map_err(cannot)? } else { path.clone() };
+        let mode = exists.map_or(0o666, |m| m.permissions().mode() & 0o777);
+        beside(&file, mode).and_then(NamedTempFile::close).map_err(cannot)?;
+        Ok(Self { path, way: Way::Replace { file, mode } })
+    }
+
+    /// Writes the whole document, and gives its size where it is a file.
+    ///
+    /// # Errors
+    /// `Io`, `Denied` or `Gone`, as the system says; a file is the old one then.
+    pub fn put(&mut self, bytes: &[u8]) -> Result<Option<u64>> {
+        let result = match &mut self.way {
+            Way::Stream(file) => file.write_all(bytes).map(|()| None),
+            Way::Replace { file, mode } => replace(file, *mode, bytes).map(|()| Some(bytes.len() as u64)),
+        };
+        result.map_err(|e| Error::io(format!("cannot write {}", self.path.display()), e))
     }
 }
 
@@ -193,37 +236,6 @@ fn rendered(profile: &Profile<'_>, options: &Options, format: Format) -> Result<
     let mut bytes = Vec::new();
     render(profile, options, format, &mut bytes)?;
     Ok(bytes)
-}
-
-/// How `path` can be written, or why it cannot.
-fn way(path: &Path, format: Format, force: bool) -> Result<Way> {
-    let show = path.display();
-    let cannot = |e| Error::io(format!("cannot write {show}"), e);
-    let exists = match fs::metadata(path) {
-        Ok(meta) => Some(meta),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => return Err(cannot(e)),
-    };
-    if let Some(meta) = &exists {
-        let kind = meta.file_type();
-        if kind.is_dir() {
-            return Err(Error::usage(format!("cannot write {show}: it is a directory")).advise("give a file in it"));
-        }
-        if kind.is_fifo() || kind.is_char_device() || kind.is_socket() || kind.is_block_device() {
-            if format == Format::Perfkit {
-                return Err(Error::usage(format!("{show} cannot hold a recording: it is no plain file")));
-            }
-            return OpenOptions::new().write(true).open(path).map(Way::Stream).map_err(cannot);
-        }
-        if format == Format::Perfkit && !force {
-            return Err(Error::usage(format!("{show} exists already")).advise("give another name, or --force"));
-        }
-    }
-    // A link stays a link: what it points to is replaced.
-    let file = if exists.is_some() { fs::canonicalize(path).map_err(cannot)? } else { path.to_owned() };
-    let mode = exists.map_or(0o666, |m| m.permissions().mode() & 0o777);
-    beside(&file, mode).and_then(NamedTempFile::close).map_err(cannot)?;
-    Ok(if format == Format::Perfkit { Way::Recording } else { Way::Replace { file, mode } })
 }
 
 /// A new file in the directory of `file`. Its mode goes through the umask, as for any new file.
@@ -261,9 +273,8 @@ mod tests {
         fs::write(&file, "old").unwrap();
         fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let Way::Replace { file: real, mode } = way(&link, Format::Svg, false).unwrap() else { panic!("a plain file") };
-        assert_eq!((real.file_name(), mode), (file.file_name(), 0o640));
-        replace(&real, mode, b"new").unwrap();
+        let mut place = Place::open(&link).unwrap();
+        assert_eq!(place.put(b"new").unwrap(), Some(3));
         assert_eq!(fs::read(&link).unwrap(), b"new");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);

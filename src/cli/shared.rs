@@ -7,13 +7,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{ArgGroup, Args, ColorChoice, ValueHint};
+use clap::{Args, ColorChoice, ValueHint};
 use regex::Regex;
 
 use crate::error::{Error, Result};
 use crate::render::Format;
-use crate::session::plan::{self, DEFAULT_RATE, Targets, Verbosity};
-use crate::target::{Program, RunAs, Wanted, children, select};
+use crate::session::plan::{self, DEFAULT_RATE, Verbosity};
+use crate::target::{Program, RunAs, Selected, Wanted, children, select};
 use crate::units::{Hertz, Nanos};
 
 /// Headings of the help text, so that every command shows the same groups.
@@ -25,9 +25,8 @@ pub const OUTPUT: &str = "Output";
 /// Flags about what is said.
 pub const TALK: &str = "Talk";
 
-/// Whom to look at.
+/// Whom to look at. The command that takes them in puts them into a required group, with or without [`ProgramArgs`].
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port", "program"]))]
 pub struct TargetArgs {
     /// Process id; several are taken as `$(pgrep -f app)` gives them
     #[arg(short, long, value_name = "PID", num_args = 1.., allow_negative_numbers = true, value_parser = told::<Pids>,
@@ -42,66 +41,63 @@ pub struct TargetArgs {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), help_heading = TARGET)]
     pub port: Option<u16>,
 
+    /// Follow child processes too, those that exist and those that come (uvicorn and gunicorn workers) [default: off]
+    #[arg(short, long, help_heading = TARGET)]
+    pub subprocesses: bool,
+}
+
+/// A program to start and look at.
+#[derive(Debug, Clone, Args)]
+pub struct ProgramArgs {
     /// After --: start this program and follow it from its first instruction; its exit code becomes perfkit's when not 0
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments, help_heading = TARGET,
           id = "program")]
     pub program: Vec<OsString>,
-
-    /// Follow child processes too, those that exist and those that come (uvicorn and gunicorn workers) [default: off]
-    #[arg(short, long, help_heading = TARGET)]
-    pub subprocesses: bool,
 
     /// Under sudo, start COMMAND as root instead of as the user who called sudo [default: off]
     #[arg(long, conflicts_with_all = ["pid", "name", "port"], help_heading = TARGET)]
     pub keep_root: bool,
 }
 
-/// Whom to look at, found.
-#[derive(Debug)]
-pub struct Found {
-    /// The targets.
-    pub targets: Targets,
-    /// Whether their children belong to them, asked for or by the nature of what was named.
-    pub subprocesses: bool,
-    /// What the reader should know about the choice.
-    pub remarks: Vec<String>,
-}
-
 impl TargetArgs {
-    /// Finds the processes, or looks whether the program can be started.
+    /// Finds the processes.
     ///
     /// # Errors
-    /// As [`select`]; `Usage` for a program that cannot be run.
-    pub fn find(&self) -> Result<Found> {
+    /// As [`select`].
+    pub fn find(&self) -> Result<Selected> {
         let wanted = match (&self.name, self.port) {
-            _ if !self.program.is_empty() => return self.launch(),
             (Some(name), _) => Wanted::Name(name.clone()),
             (_, Some(port)) => Wanted::Port(port),
             _ => Wanted::Pids(self.pid.iter().flat_map(|p| p.0.iter().copied()).collect()),
         };
-        let found = select(&wanted)?;
-        let subprocesses = self.subprocesses || found.family;
-        let mut remarks = found.remarks;
-        if !subprocesses && let [target] = &found.targets[..] {
+        let mut found = select(&wanted)?;
+        found.family |= self.subprocesses;
+        if !found.family
+            && let [target] = &found.targets[..]
+        {
             let children = children(target.pid).len();
             if children > 0 {
                 let plural = if children == 1 { "process that is" } else { "processes that are" };
-                remarks.push(format!("{target} has {children} child {plural} not looked at; -s takes them in"));
+                found.remarks.push(format!("{target} has {children} child {plural} not looked at; -s takes them in"));
             }
         }
-        Ok(Found { targets: Targets::Processes(found.targets), subprocesses, remarks })
+        Ok(found)
     }
+}
 
-    fn launch(&self) -> Result<Found> {
+impl ProgramArgs {
+    /// The program to start, if one is named, and who it will run as.
+    ///
+    /// # Errors
+    /// `Usage` for a program that cannot be run.
+    pub fn find(&self) -> Result<Option<Program>> {
+        if self.program.is_empty() {
+            return Ok(None);
+        }
         let run_as = RunAs::sudo_caller().filter(|_| !self.keep_root);
         let program = Program { run_as, ..Program::new(self.program.clone()) };
         program.check()?;
-        let remarks = program
-            .run_as
-            .iter()
-            .map(|user| format!("starting it as {}, who called sudo; --keep-root starts it as root", user.name));
-        let remarks = remarks.collect();
-        Ok(Found { targets: Targets::Launch(program), subprocesses: self.subprocesses, remarks })
+        Ok(Some(program))
     }
 }
 

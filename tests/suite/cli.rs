@@ -111,6 +111,7 @@ fn help_texts_are_the_committed_ones() {
         ("perfkit", &["--help"][..]),
         ("cpu-short", &["cpu", "-h"]),
         ("cpu", &["cpu", "--help"]),
+        ("dump", &["dump", "--help"]),
         ("report", &["report", "--help"]),
         ("demo", &["demo", "--help"]),
     ] {
@@ -127,7 +128,7 @@ fn help_texts_are_the_committed_ones() {
 
 #[test]
 fn every_flag_says_its_default() {
-    for command in ["cpu", "report", "demo"] {
+    for command in ["cpu", "dump", "report", "demo"] {
         let help = run([command, "-h"]).expect(0).stdout;
         let flat = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for flag in ["--duration", "--output", "--force", "--title", "--from", "--subprocesses"] {
@@ -164,6 +165,11 @@ fn what_is_missing_or_unknown_is_usage() {
     refused(&["cpu"], 2, &["--pid", "Usage: perfkit cpu"]);
     refused(&["cpu", "--pid", "1", "--name", "x"], 2, &["cannot be used with"]);
     refused(&["report"], 2, &["<RECORDING>"]);
+    refused(&["dump"], 2, &["--pid", "Usage: perfkit dump"]);
+    refused(&["dump", "--", "true"], 2, &["Usage: perfkit dump"]);
+    refused(&["dump", "--pid", "1", "-o", "/nonexistent/dir/x.json"], 2, &["cannot write", "No such file"]);
+    refused(&["dump", "--pid", "999999999"], 3, &["no process 999999999"]);
+    refused(&["dump", "--pid", "0"], 2, &["0 is not a process id"]);
     refused(&["nonsense"], 2, &["nonsense"]);
     refused(&["cpu", "--pid", "1", "--wat"], 2, &["--wat"]);
     refused(&["cpu", "--name", "("], 2, &["--name"]);
