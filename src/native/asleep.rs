@@ -10,7 +10,7 @@
 use std::fmt;
 
 use super::backchain;
-use super::unwind::{End, NativeFrame, StackCopy};
+use super::unwind::{End, NativeFrame, StackCopy, interrupted};
 use crate::error::{Error, Kind, Result};
 use crate::os::memory::Memory;
 use crate::target::Maps;
@@ -190,13 +190,53 @@ impl Asleep {
     }
 
     /// Unwinds by `unwind` into `frames`. Where a rule needs RBP while it is not known, the places on the stack where it
-    /// can point are tried; the one that leads to the root is kept in [`Self::regs`].
+    /// can point are tried; the one that leads to the root is kept in [`Self::regs`]. A signal handler on a stack of its
+    /// own is followed back to the stack that it interrupted.
     pub fn unwind(
         &mut self,
         memory: &dyn Memory,
         maps: &Maps,
         frames: &mut Vec<NativeFrame>,
         mut unwind: impl FnMut(StackCopy<'_>, &mut Vec<NativeFrame>) -> End,
+    ) -> End {
+        let leaf = self.step_over_vfork(maps);
+        if leaf.is_some() {
+            // Makes the module of the leaf known.
+            unwind(self.copy(), frames);
+            self.regs[2] = self.call.map_or(self.regs[2], |c| c.args[0].wrapping_sub(1));
+        }
+        let end = self.settle(memory, maps, frames, &mut unwind);
+        let end = match elsewhere(&self.copy(), frames).filter(|_| end == End::Lost) {
+            Some((trampoline, regs)) => {
+                frames.truncate(trampoline + 1);
+                let (bytes, cut) = stack(memory, maps, regs[1]);
+                let mut further = Vec::new();
+                let end = unwind(StackCopy { regs, bytes: &bytes, cut }, &mut further);
+                frames.append(&mut further);
+                end
+            }
+            None => end,
+        };
+        frames.splice(0..0, leaf);
+        end
+    }
+
+    /// glibc's `vfork` takes its return address off the stack and keeps it in RDI, the first argument, since parent and
+    /// child share the stack. The frame of `vfork` itself, if the thread is in there.
+    fn step_over_vfork(&self, maps: &Maps) -> Option<NativeFrame> {
+        let call = self.call.filter(|c| i64::from(c.number) == libc::SYS_vfork)?;
+        let [_, sp, pc] = self.regs;
+        maps.at(call.args[0]).filter(|m| m.executable)?;
+        Some(NativeFrame { address: pc, sp, cfa: sp })
+    }
+
+    /// Unwinds, and finds RBP if that is what is missing.
+    fn settle(
+        &mut self,
+        memory: &dyn Memory,
+        maps: &Maps,
+        frames: &mut Vec<NativeFrame>,
+        unwind: &mut impl FnMut(StackCopy<'_>, &mut Vec<NativeFrame>) -> End,
     ) -> End {
         let end = unwind(self.copy(), frames);
         let (End::Lost, Some(stuck), UNKNOWN_BP) = (end, frames.last().copied(), self.regs[0]) else { return end };
@@ -206,7 +246,7 @@ impl Asleep {
             self.regs[0] = candidate;
             let end = unwind(self.copy(), &mut trial);
             let further = trial.len() > known && trial.get(..known - 1) == frames.get(..known - 1);
-            if end != End::Lost && further {
+            if further && (end != End::Lost || elsewhere(&self.copy(), &trial).is_some()) {
                 std::mem::swap(frames, &mut trial);
                 return end;
             }
@@ -214,6 +254,13 @@ impl Asleep {
         self.regs[0] = UNKNOWN_BP;
         End::Lost
     }
+}
+
+/// The frame in which a signal handler on a stack of its own returns, and the registers of what it interrupted.
+fn elsewhere(copy: &StackCopy<'_>, frames: &[NativeFrame]) -> Option<(usize, [u64; 3])> {
+    let range = copy.regs[1]..copy.regs[1].saturating_add(copy.bytes.len() as u64);
+    let leads_away = |f: &NativeFrame| interrupted(f.sp, |at| copy.word(at)).filter(|regs| !range.contains(&regs[1]));
+    frames.iter().enumerate().find_map(|(i, f)| Some((i, leads_away(f)?)))
 }
 
 #[cfg(test)]

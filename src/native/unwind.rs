@@ -49,6 +49,15 @@ pub struct StackCopy<'a> {
     pub bytes: &'a [u8],
 }
 
+impl StackCopy<'_> {
+    /// The word at `address`, if the copy has it.
+    pub fn word(&self, address: u64) -> Option<u64> {
+        let offset = usize::try_from(address.checked_sub(self.regs[1])?).ok()?;
+        let bytes = self.bytes.get(offset..offset.checked_add(8)?)?;
+        bytes.try_into().map(u64::from_le_bytes).ok()
+    }
+}
+
 /// Bytes of an ELF section, shared between the unwinder and the module they belong to.
 pub type Section = Arc<[u8]>;
 
@@ -94,11 +103,7 @@ impl ProcessUnwinder {
         let mut regs = UnwindRegsX86_64::new(ip, sp, bp);
         let mut at = FrameAddress::from_instruction_pointer(ip);
         let mut past_copy = false;
-        let word = |address: u64| {
-            let offset = address.checked_sub(sp).and_then(|o| usize::try_from(o).ok())?;
-            let bytes = stack.bytes.get(offset..offset.checked_add(8)?)?;
-            bytes.try_into().map(u64::from_le_bytes).ok()
-        };
+        let word = |address| stack.word(address);
         let mut read = |address: u64| {
             let found = word(address);
             let above = address.wrapping_sub(sp);
@@ -118,9 +123,10 @@ impl ProcessUnwinder {
                 let trampoline = address.saturating_add(1);
                 let go_on = known(self, trampoline);
                 if let Some(last) = frames.last_mut() {
-                    *last = NativeFrame { address: trampoline, sp: own_sp, cfa: sp };
+                    *last = NativeFrame { address: trampoline, sp: own_sp, cfa: sp.max(own_sp) };
                 }
-                if !go_on {
+                // A handler on a stack of its own leads out of the copy.
+                if !go_on || sp <= own_sp {
                     return End::Lost;
                 }
                 regs = UnwindRegsX86_64::new(ip, sp, bp);
@@ -152,7 +158,7 @@ impl ProcessUnwinder {
 /// The registers BP, SP, IP that a signal interrupted, if the kernel's frame of a signal handler begins at `sp`: that is
 /// where SP points when the handler has returned into its trampoline. Source: `struct rt_sigframe` and
 /// `struct sigcontext` of the x86-64 ABI (uapi/asm/sigcontext.h).
-fn interrupted(sp: u64, word: impl Fn(u64) -> Option<u64>) -> Option<[u64; 3]> {
+pub(super) fn interrupted(sp: u64, word: impl Fn(u64) -> Option<u64>) -> Option<[u64; 3]> {
     /// `uc_mcontext` in `struct ucontext`, then registers of eight bytes each.
     const REGISTERS: u64 = 40;
     const BP: u64 = 10;
@@ -166,9 +172,8 @@ fn interrupted(sp: u64, word: impl Fn(u64) -> Option<u64>) -> Option<[u64; 3]> {
         return None;
     }
     let before = [register(BP)?, register(SP)?, register(IP)?];
-    // `uc_flags` has three bits, `uc_link` is 0. A handler on another stack leads out of the copy.
-    let plausible = word(sp)? < 8 && word(sp + 8)? == 0 && before[1] > sp;
-    plausible.then_some(before)
+    // `uc_flags` has three bits, `uc_link` is 0.
+    (word(sp)? < 8 && word(sp + 8)? == 0).then_some(before)
 }
 
 #[cfg(test)]
