@@ -6,14 +6,15 @@
 //! ```
 
 mod assemble;
+mod late;
 pub mod merge;
 mod naming;
 mod perf;
 mod perthread;
 mod process;
 mod python;
-mod reason;
 mod reader;
+mod reason;
 mod roster;
 mod sampler;
 mod scheduler;
