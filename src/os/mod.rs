@@ -10,3 +10,4 @@ pub mod launch;
 pub mod memory;
 pub mod perf;
 pub mod pidfd;
+pub mod schedule;

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::late::{Fit, merge_late};
 use super::merge::{Piece, PyItem, merge};
 use super::naming::{Unnamed, What};
 use super::process::{Process, Shared};
@@ -27,6 +28,8 @@ pub(super) struct Parts<'a> {
     pub(super) native: Option<&'a StackSample<'a>>,
     /// What the walker of the Python frames says, [`flag`] bits.
     pub(super) walker: u32,
+    /// The Python frames were read later than the rest was taken.
+    pub(super) late: bool,
     /// Where the scheduler lies, for a sample taken inside it: the frames above are the tracing's.
     pub(super) scheduler: Option<&'a Range<u64>>,
 }
@@ -112,7 +115,16 @@ impl Assembler {
             Some(rule) if !native.is_empty() => {
                 let eval = process.eval_ranges();
                 let is_eval = |a: u64| eval.iter().any(|r| r.contains(&a));
-                merge(rule, native, end, python, is_eval, pieces)
+                if parts.late {
+                    let is_eval: Option<&dyn Fn(u64) -> bool> = if eval.is_empty() { None } else { Some(&is_eval) };
+                    let fit = merge_late(rule, native, end, python, is_eval, pieces);
+                    if fit == Fit::Left {
+                        flags = flags & !SampleFlags::PYTHON | SampleFlags::PYTHON_LOST;
+                    }
+                    fit != Fit::None
+                } else {
+                    merge(rule, native, end, python, is_eval, pieces)
+                }
             }
             _ => {
                 pieces.clear();
@@ -157,6 +169,7 @@ impl Assembler {
                     recorder.label(gap)
                 }
                 Piece::Unmerged => recorder.label("[unmerged]"),
+                Piece::Gone => recorder.label("[python code gone]"),
             });
         }
         if !filled {

@@ -30,6 +30,8 @@ pub enum Piece<F> {
     Gap,
     /// The order of the blocks before and after is not known.
     Unmerged,
+    /// Python frames were here at the sample and had been left when they were read.
+    Gone,
 }
 
 /// How the version of the target ties eval calls to Python frames.
@@ -163,6 +165,7 @@ mod tests {
                 Piece::Python(c) => *c,
                 Piece::Gap => '~',
                 Piece::Unmerged => '?',
+                Piece::Gone => '!',
             })
             .collect()
     }

@@ -6,6 +6,7 @@
 //! ```
 
 mod assemble;
+mod late;
 pub mod merge;
 mod naming;
 pub(in crate::collect) mod once;

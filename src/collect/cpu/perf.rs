@@ -14,6 +14,7 @@ use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::Running;
 use crate::error::{Error, Kind, Result};
 use crate::os::perf::Record;
+use crate::os::schedule::wake_promptly;
 use crate::record::{Event, Loss, Reading, Recorder, State};
 use crate::symbol::Modules;
 
@@ -31,6 +32,7 @@ pub struct PerfSampler {
     malformed: u64,
     told: Reads,
     throttled: u64,
+    prompt: bool,
 }
 
 impl std::fmt::Debug for PerfSampler {
@@ -61,7 +63,16 @@ impl PerfSampler {
             timers.add_process(t.pid, now)?;
         }
         let roster = Roster::new(targets, wanted.follow, Shared { recorder, modules, naming }, now);
-        Ok(Self { timers, roster, accounted: now, lost: 0, malformed: 0, told: Reads::default(), throttled: 0 })
+        Ok(Self {
+            timers,
+            roster,
+            accounted: now,
+            lost: 0,
+            malformed: 0,
+            told: Reads::default(),
+            throttled: 0,
+            prompt: false,
+        })
     }
 
     /// Whether time in the kernel goes unsampled, for want of the right.
@@ -150,6 +161,11 @@ impl Running for PerfSampler {
     }
 
     fn step(&mut self, _: Mono) -> Result<()> {
+        if !self.prompt {
+            // Here and not at the start: this is the thread that waits.
+            self.prompt = true;
+            wake_promptly();
+        }
         self.timers.wait(BEAT);
         let now = SystemClock.now();
         self.drain(now);

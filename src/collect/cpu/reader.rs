@@ -1,21 +1,24 @@
 //! Python frames read from outside, a moment after (or without) a sample: what the rungs without eBPF have.
 //!
-//! In: a thread id, the target's memory, its CPython. Out: frames and entry marks in the walker's form, so that everything
-//! after it is the same on every rung. Pages are read whole and kept for the length of one walk: 3.11 and later keep a
-//! thread's frames side by side, so that a stack is two or three reads and close to one instant. Invariant: nothing is
-//! stopped or written. Bias: the thread runs on meanwhile; `moved` says that its innermost frame was another one after the
-//! walk than before, and a walk that ends astray is `PY_LOST`.
+//! In: a thread id, the target's memory, its CPython, and the sample's copy of the C stack where there is one. Out: frames
+//! and entry marks as the eBPF walker (walk.h) writes them, so that everything after it is the same on every rung. Pages
+//! are read whole and kept for the length of one walk: 3.11 and later keep a thread's frames side by side, so that a stack
+//! is two or three reads and close to one instant. Invariant: nothing is stopped or written.
+//!
+//! Bias: the thread runs on meanwhile. What the copied C stack proves is used: an eval call below the sample's stack
+//! pointer is younger than the sample and left out, and in 3.11 and 3.12 the copy holds each eval call's innermost frame, so
+//! that frames entered since are left out and frames left since are a `[python code gone]`. What cannot be proved stays as
+//! it was read: `moved` says that the innermost frame was another one after the walk than before.
 
 use std::cell::RefCell;
 
 use rustc_hash::FxHashMap;
 
-use super::python::{code_size, fingerprint};
+use super::python::fingerprint;
 use crate::clock::Mono;
-use crate::os::bpf::{ENTRY_MARK, MAX_FRAMES, PyFrame, flag};
+use crate::os::bpf::{ENTRY_MARK, MAX_FRAMES, PyFrame, Python, flag};
 use crate::os::memory::{Fault, LiveMemory, Memory};
-use crate::python::layout::{FrameSource, Instr, Layout};
-use crate::python::{Cut, Runtime, Thread, frames, gil};
+use crate::python::{Runtime, frames};
 
 /// For so long "this thread has no Python state" is believed.
 const NEGATIVE_TTL_NS: u64 = 100_000_000;
@@ -25,7 +28,42 @@ const CODE_TTL_NS: u64 = 50_000_000;
 const CODE_LIMIT: usize = 20_000;
 /// The bits of [`PyFrame::at`] that hold a position.
 const AT_MASK: u32 = 0x7fff_ffff;
+/// Frames and code objects are smaller, as far as they are read.
+const BUFFER: usize = 256;
+/// Eval calls entered since the sample, at most.
+const YOUNGER_LIMIT: usize = 256;
+/// And the stack they take; farther off lie other things.
+const YOUNGER_BYTES: u64 = 1 << 20;
+/// A frame that is not there (any more); it is labelled, and the sample counts as one whose Python frames were lost.
+const GONE: PyFrame = PyFrame { code: 0, at: 0, check: 0 };
+/// Frames without a code object in one walk; more are no frames.
+const STRANGE_LIMIT: u32 = 4;
+/// Walks at most, when they go astray.
+const ATTEMPTS: usize = 3;
+/// glibc x86-64: `struct pthread` to its kernel thread id.
+const GLIBC_PTHREAD_TID: u64 = 720;
 const PAGE: usize = 4096;
+
+/// The sample's copy of the C stack.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CStack<'a> {
+    /// The stack pointer at the sample.
+    pub(super) sp: u64,
+    /// The bytes from there upwards.
+    pub(super) bytes: &'a [u8],
+}
+
+impl CStack<'_> {
+    /// Whether `at` lies where calls made since the sample have their part of the stack.
+    fn is_above(&self, at: u64) -> bool {
+        at < self.sp && self.sp - at < YOUNGER_BYTES
+    }
+
+    fn word(&self, at: u64) -> Option<u64> {
+        let from = usize::try_from(at.checked_sub(self.sp)?).ok()?;
+        self.bytes.get(from..from.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
+    }
+}
 
 /// What a walk found, beside the frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,7 +83,18 @@ pub(super) struct Reader {
     states: FxHashMap<u32, Vec<u64>>,
     listed: Option<Mono>,
     inner_ids: FxHashMap<u32, u32>,
-    codes: FxHashMap<u64, (Option<u32>, Mono)>,
+    codes: FxHashMap<u64, (Code, Mono)>,
+}
+
+/// What is behind a frame's pointer to its code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Code {
+    /// A code object with this fingerprint.
+    Is(u32),
+    /// Something else: None and others stand there in 3.13, garbage in a CFrame that was just made.
+    Other,
+    /// Nothing that can be read.
+    Unreadable,
 }
 
 impl Reader {
@@ -75,47 +124,64 @@ impl Reader {
         }
     }
 
-    /// Walks the frames of thread `tid` into `out` (cleared first).
-    pub(super) fn read(&mut self, runtime: &Runtime, tid: u32, now: Mono, out: &mut Vec<PyFrame>) -> Seen {
+    /// Walks the frames of thread `tid` into `out` (cleared first). `py` is the walker's view of `runtime`.
+    pub(super) fn read(
+        &mut self,
+        (runtime, py): (&Runtime, &Python),
+        tid: u32,
+        stack: Option<CStack<'_>>,
+        now: Mono,
+        out: &mut Vec<PyFrame>,
+    ) -> Seen {
         out.clear();
         self.snapshot.clear();
         let fresh = !self.inner_ids.contains_key(&tid);
         let pid = self.pid;
         let inner = *self.inner_ids.entry(tid).or_insert_with(|| inner_id(pid, tid));
-        let mut thread = self.thread(runtime, inner);
+        let mut state = self.state(runtime, py, inner);
         let expired = self.listed.is_none_or(|at| now.since(at) > NEGATIVE_TTL_NS);
         // A thread that is new, or whose state was freed: look for it once more.
-        if thread.is_none() && (fresh || expired) {
+        if state.is_none() && (fresh || expired) {
             self.list(runtime, now);
             self.snapshot.clear();
-            thread = self.thread(runtime, inner);
+            state = self.state(runtime, py, inner);
         }
-        let Some(thread) = thread else { return Seen::default() };
-        // The second look comes at once: the shorter the time between, the less is taken for movement that did no harm.
-        let again = frames::thread(&self.live, runtime, thread.state, 1);
-        let top = |t: &Thread| t.frames.first().map(|f| (f.address, f.code));
-        let moved = again.as_ref().and_then(top) != top(&thread);
-        let mut seen = Seen { flags: flag::HAS_TSTATE, moved };
-        if gil::of(&self.snapshot, runtime, thread.interpreter_at).is_ok_and(|g| g.holder == Some(thread.state)) {
+        let Some(state) = state else { return Seen::default() };
+        let top = |memory: &dyn Memory| {
+            let at = memory.u64_at(state.wrapping_add(u64::from(py.ts_frame))).ok()?;
+            let through = py.frame_source == 1 && at != 0;
+            if through { memory.u64_at(at.wrapping_add(u64::from(py.cframe_current_frame))).ok() } else { Some(at) }
+        };
+        let mut seen = Seen::default();
+        for _ in 0..ATTEMPTS {
+            let before = top(&self.snapshot);
+            seen = Seen { flags: flag::HAS_TSTATE, moved: false };
+            self.walk(py, state, before.unwrap_or(0), stack, now, &mut seen.flags, out);
+            seen.moved = top(&self.live) != before;
+            // A walk that went astray read a frame while it was made or unmade. It is as late as it is: a little later is
+            // better. One that only moved on is good: to take it again would favour code that stands still.
+            if seen.flags & flag::PY_LOST == 0 {
+                break;
+            }
+            self.snapshot.clear();
+        }
+        if holds_gil(&self.snapshot, py, state) {
             seen.flags |= flag::HOLDS_GIL;
         }
-        self.translate(runtime, &thread, now, &mut seen.flags, out);
         seen
     }
 
-    /// The thread with this id, as memory has it now: of several states the one that has frames.
-    fn thread(&self, runtime: &Runtime, inner: u32) -> Option<Thread> {
-        let states = self.states.get(&inner)?;
+    /// The thread state of the thread with this id: of several the one that has frames.
+    fn state(&self, runtime: &Runtime, py: &Python, inner: u32) -> Option<u64> {
         let mut idle = None;
-        for &state in states {
-            let Some(thread) = frames::thread(&self.snapshot, runtime, state, MAX_FRAMES) else { continue };
-            if thread.native_id != Some(inner) {
+        for &state in self.states.get(&inner)? {
+            if native_id(&self.snapshot, runtime, state) != Some(inner) {
                 continue;
             }
-            if !thread.frames.is_empty() || thread.cut.is_some() {
-                return Some(thread);
+            if self.snapshot.u64_at(state.wrapping_add(u64::from(py.ts_frame))).is_ok_and(|frame| frame != 0) {
+                return Some(state);
             }
-            idle = Some(thread);
+            idle = Some(state);
         }
         idle
     }
@@ -130,67 +196,195 @@ impl Reader {
         }
     }
 
-    /// Frames and entry marks, leaf first, as the eBPF walker writes them.
-    fn translate(&mut self, runtime: &Runtime, thread: &Thread, now: Mono, flags: &mut u32, out: &mut Vec<PyFrame>) {
-        let layout = &runtime.layout;
-        match thread.cut {
-            Some(Cut::Limit) => *flags |= flag::PY_TRUNCATED,
-            Some(Cut::Broken) => *flags |= flag::PY_LOST,
-            None => {}
-        }
-        for (i, frame) in thread.frames.iter().enumerate() {
-            match self.check(runtime, frame.code, now) {
-                Some(check) => {
-                    let at = match layout.instr {
-                        Instr::Pointer => frame.instr.wrapping_sub(frame.code) as u32 & AT_MASK,
-                        Instr::LastiBytes | Instr::LastiUnits => frame.instr as u32 & AT_MASK,
-                    };
-                    out.push(PyFrame { code: frame.code, at, check });
-                }
-                // 3.11 and 3.12 publish a CFrame before they fill it; nothing behind it can be trusted.
-                None if i == 0 && matches!(layout.frame_source, FrameSource::CFrame { .. }) => {
-                    *flags |= flag::PY_LOST;
-                    return;
-                }
-                // 3.13: None and other things may stand where the code should.
-                None => {}
+    /// Frames and entry marks, leaf first.
+    fn walk(
+        &mut self,
+        py: &Python,
+        state: u64,
+        top: u64,
+        stack: Option<CStack<'_>>,
+        now: Mono,
+        flags: &mut u32,
+        out: &mut Vec<PyFrame>,
+    ) {
+        let word = |s: &Self, at: u64, offset: u32| s.snapshot.u64_at(at.wrapping_add(u64::from(offset))).unwrap_or(0);
+        let mut frame = top;
+        let mut cframe = match (py.frame_source, py.entry_rule) {
+            (1, _) => word(self, state, py.ts_frame),
+            (_, 1) => word(self, state, py.ts_cframe),
+            _ => 0,
+        };
+        // Where the frames stood at the sample, as far as the copy of the C stack says.
+        let mut then = None;
+        if let (Some(stack), 1) = (stack, py.frame_source) {
+            let mut younger = 0;
+            while stack.is_above(cframe) && younger < YOUNGER_LIMIT {
+                cframe = word(self, cframe, py.cframe_previous);
+                frame = if cframe == 0 { 0 } else { word(self, cframe, py.cframe_current_frame) };
+                younger += 1;
             }
-            if let Some(address) = frame.c_stack.filter(|_| frame.entry) {
-                out.push(PyFrame { code: address, at: ENTRY_MARK, check: 0 });
+            then = stack.word(cframe.wrapping_add(u64::from(py.cframe_current_frame))).filter(|f| *f != frame);
+        }
+        let mut leaf = true;
+        let mut strange = 0;
+        // Set when the walk comes by the frame that ran at the sample.
+        let mut passed = false;
+        let mut buffer = [0; BUFFER];
+        for _ in 0..MAX_FRAMES {
+            if frame == 0 {
+                break;
+            }
+            if out.len() >= MAX_FRAMES - 2 {
+                *flags |= flag::PY_TRUNCATED;
+                break;
+            }
+            let Some(bytes) = buffer.get_mut(..(py.frame_size as usize).min(BUFFER)) else { break };
+            if self.snapshot.read(frame, bytes).is_err() {
+                *flags |= flag::PY_LOST;
+                out.push(GONE);
+                break;
+            }
+            let field = |offset: u32| word_in(bytes, offset).unwrap_or(0);
+            let byte = |offset: u32| bytes.get(offset as usize).copied().unwrap_or(0);
+            let (previous, code) = (field(py.frame_previous), field(py.frame_code) & !7);
+            if then == Some(frame) && !passed {
+                // All before this one was entered since the sample.
+                passed = true;
+                out.clear();
+            }
+            if py.entry_rule == 3 && byte(py.frame_owner) >= 3 {
+                if stack.is_some_and(|s| s.is_above(frame)) {
+                    out.clear();
+                } else {
+                    out.push(PyFrame { code: frame, at: ENTRY_MARK, check: 0 });
+                }
+                frame = previous;
+                continue;
+            }
+            let check = match self.code(py, code, now) {
+                Code::Is(check) => check,
+                // 3.11 and 3.12 publish a new CFrame before they fill it: the caller's is the last good one.
+                _ if leaf && py.frame_source == 1 => {
+                    leaf = false;
+                    cframe = word(self, cframe, py.cframe_previous);
+                    frame = if cframe == 0 { 0 } else { word(self, cframe, py.cframe_current_frame) };
+                    continue;
+                }
+                // 3.13: None and other things may stand there.
+                Code::Other if strange < STRANGE_LIMIT => {
+                    strange += 1;
+                    frame = previous;
+                    continue;
+                }
+                Code::Other | Code::Unreadable => {
+                    *flags |= flag::PY_LOST;
+                    out.push(GONE);
+                    break;
+                }
+            };
+            leaf = false;
+            let instr = field(py.frame_instr);
+            let at = if py.frame_source == 0 { instr as u32 } else { instr.wrapping_sub(code) as u32 };
+            out.push(PyFrame { code, at: at & AT_MASK, check });
+            if py.entry_rule == 2 && byte(py.frame_is_entry) != 0 {
+                out.push(PyFrame { code: cframe, at: ENTRY_MARK, check: 0 });
+                cframe = if cframe == 0 { 0 } else { word(self, cframe, py.cframe_previous) };
+            }
+            frame = previous;
+        }
+        if py.entry_rule == 1 {
+            self.pair(py, cframe, stack, out);
+        }
+        if then.is_some() && !passed {
+            out.insert(0, GONE);
+        }
+    }
+
+    /// 3.10: each frame has a CFrame of its own. They are made and dropped a moment before and after each other, so they
+    /// are paired from the root, where nothing moves.
+    fn pair(&self, py: &Python, innermost: u64, stack: Option<CStack<'_>>, out: &mut Vec<PyFrame>) {
+        let mut cframes = Vec::new();
+        let mut at = innermost;
+        while at != 0 && cframes.len() < MAX_FRAMES {
+            let previous = self.snapshot.u64_at(at.wrapping_add(u64::from(py.cframe_previous))).unwrap_or(0);
+            // The last one belongs to the thread state and to no frame.
+            if previous != 0 {
+                cframes.push(at);
+            }
+            at = previous;
+        }
+        let bare = out.len().saturating_sub(cframes.len());
+        let early = cframes.len().saturating_sub(out.len());
+        let marks = std::iter::repeat_n(None, bare).chain(cframes.into_iter().skip(early).map(Some));
+        let frames = std::mem::take(out);
+        for (frame, mark) in frames.into_iter().zip(marks) {
+            out.push(frame);
+            match mark {
+                Some(at) if stack.is_some_and(|s| s.is_above(at)) => out.clear(),
+                Some(at) => out.push(PyFrame { code: at, at: ENTRY_MARK, check: 0 }),
+                None => {}
             }
         }
     }
 
-    /// The fingerprint of the code object at `code`; `None`: it is none.
-    fn check(&mut self, runtime: &Runtime, code: u64, now: Mono) -> Option<u32> {
-        if let Some((check, at)) = self.codes.get(&code)
+    /// What is behind a frame's pointer to its code.
+    fn code(&mut self, py: &Python, code: u64, now: Mono) -> Code {
+        if let Some((known, at)) = self.codes.get(&code)
             && now.since(*at) < CODE_TTL_NS
         {
-            return *check;
+            return *known;
         }
-        let check = look(&self.snapshot, runtime, code);
+        let found = look(&self.snapshot, py, code);
         if self.codes.len() >= CODE_LIMIT {
             self.codes.clear();
         }
-        self.codes.insert(code, (check, now));
-        check
+        self.codes.insert(code, (found, now));
+        found
     }
 }
 
-/// Reads the fingerprint of a code object.
-fn look(memory: &dyn Memory, runtime: &Runtime, code: u64) -> Option<u32> {
-    let l: &Layout = &runtime.layout;
-    let mut buffer = [0; 256];
-    let bytes = buffer.get_mut(..code_size(l) as usize)?;
-    memory.read(code, bytes).ok()?;
-    let word = |offset: u32| {
-        let offset = offset as usize;
-        Some(u64::from_le_bytes(bytes.get(offset..offset + 8)?.try_into().ok()?))
-    };
-    if runtime.code_type.is_some_and(|t| word(l.ob_type) != Some(t)) {
-        return None;
+fn look(memory: &dyn Memory, py: &Python, code: u64) -> Code {
+    /// `ob_type` of an object.
+    const OB_TYPE: u32 = 8;
+    let mut buffer = [0; BUFFER];
+    let Some(bytes) = buffer.get_mut(..(py.code_size as usize).min(BUFFER)) else { return Code::Unreadable };
+    if memory.read(code, bytes).is_err() {
+        return Code::Unreadable;
     }
-    Some(fingerprint(word(l.code_firstlineno)? as u32, (word(l.code_name)?, word(l.code_linetable)?)))
+    let word = |offset| word_in(bytes, offset).unwrap_or(0);
+    if py.code_type != 0 && word(OB_TYPE) != py.code_type {
+        return Code::Other;
+    }
+    Code::Is(fingerprint(word(py.code_firstlineno) as u32, (word(py.code_name), word(py.code_linetable))))
+}
+
+fn word_in(bytes: &[u8], offset: u32) -> Option<u64> {
+    let offset = offset as usize;
+    Some(u64::from_le_bytes(bytes.get(offset..offset.checked_add(8)?)?.try_into().ok()?))
+}
+
+/// Whether the thread with this state holds the GIL, as walk.h decides it.
+fn holds_gil(memory: &dyn Memory, py: &Python, state: u64) -> bool {
+    let word = |at: u64, offset: u32| memory.u64_at(at.wrapping_add(u64::from(offset))).unwrap_or(0);
+    match py.gil_rule {
+        1 => word(py.runtime, py.gil_holder) == state,
+        2 | 3 => {
+            let interp = word(state, py.ts_interp);
+            let at = if py.gil_rule == 3 { word(interp, py.gil_pointer) } else { interp };
+            word(at, py.gil_locked) as u32 == 1 && word(at, py.gil_holder) == state
+        }
+        _ => false,
+    }
+}
+
+/// The kernel's thread id, in the target's own PID namespace, of the thread with this state.
+fn native_id(memory: &dyn Memory, runtime: &Runtime, state: u64) -> Option<u32> {
+    let l = &runtime.layout;
+    if let Some(offset) = l.ts_native_thread_id {
+        return memory.u32_at(state.checked_add(u64::from(offset))?).ok();
+    }
+    let pthread = memory.u64_at(state.checked_add(u64::from(l.ts_thread_id))?).ok()?;
+    memory.u32_at(pthread.checked_add(GLIBC_PTHREAD_TID)?).ok()
 }
 
 /// The thread's id in its own PID namespace: the last number of `NSpid`.

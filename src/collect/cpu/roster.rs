@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::assemble::{Assembled, Assembler, Parts};
 use super::process::{Process, Shared};
-use super::reader::{Reader, Seen};
+use super::reader::{CStack, Reader, Seen};
 use super::sampler::{Tally, Target};
 use crate::clock::Mono;
 use crate::os::bpf::{PyFrame, flag};
@@ -197,14 +197,17 @@ impl Roster {
         let Some(Member { process, reader, .. }) = members.get_mut(&tick.pid) else { return };
         // First of all: each microsecond that passes here takes the frames further from the tick.
         let seen = match &process.python {
-            Some(python) => reader.read(&python.runtime, tick.tid, now, frames),
+            Some(python) => {
+                let stack = tick.native.and_then(|r| Some(CStack { sp: r.regs?[1], bytes: r.stack }));
+                reader.read((&python.runtime, &python.walker()), tick.tid, stack, now, frames)
+            }
             None => {
                 frames.clear();
                 Seen::default()
             }
         };
         let has_python = seen.flags & flag::HAS_TSTATE != 0;
-        let parts = Parts { tid: tick.tid, native: tick.native, walker: seen.flags, scheduler: None };
+        let parts = Parts { tid: tick.tid, native: tick.native, walker: seen.flags, late: true, scheduler: None };
         let made = assembler.assemble(process, shared, parts, frames.iter().copied(), now);
         let Assembled { thread, stack, flags, cut } = made;
         let mut flags = flags;

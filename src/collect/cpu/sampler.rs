@@ -446,7 +446,7 @@ impl Table {
         }
         let Some(process) = self.processes.get_mut(&record.pid) else { return };
         let scheduler = self.scheduler.as_ref().filter(|_| sample.kind == SampleKind::SwitchOut);
-        let parts = Parts { tid: record.tid, native: Some(record), walker: sample.flags, scheduler };
+        let parts = Parts { tid: record.tid, native: Some(record), walker: sample.flags, late: false, scheduler };
         let assembled = self.assembler.assemble(process, &self.shared, parts, sample.frames(), now);
         self.tally.cut += u64::from(assembled.cut);
         match sample.kind {
