@@ -119,7 +119,7 @@ pub fn walk(memory: &dyn Memory, runtime: &Runtime, depth: usize) -> Result<Vec<
             if threads.len() >= THREAD_LIMIT {
                 return None;
             }
-            let (mut thread, next) = read_thread(heap, state, interp, depth, &mut budget)?;
+            let (mut thread, next) = read_thread(heap, runtime, (state, interp), depth, &mut budget)?;
             thread.interpreter = id;
             threads.push(thread);
             Some(next)
@@ -133,12 +133,19 @@ pub fn walk(memory: &dyn Memory, runtime: &Runtime, depth: usize) -> Result<Vec<
 pub fn thread(memory: &dyn Memory, runtime: &Runtime, state: u64, depth: usize) -> Option<Thread> {
     let heap = Heap::new(memory, &runtime.layout);
     let interp = heap.word(state, runtime.layout.ts_interp).ok()?;
-    let (mut thread, _) = read_thread(heap, state, interp, depth, &mut { FRAME_BUDGET })?;
+    let (mut thread, _) = read_thread(heap, runtime, (state, interp), depth, &mut { FRAME_BUDGET })?;
     thread.interpreter = heap.word(interp, runtime.layout.interp_id).ok()? as i64;
     Some(thread)
 }
 
-fn read_thread(heap: Heap<'_>, state: u64, interp: u64, depth: usize, budget: &mut usize) -> Option<(Thread, u64)> {
+/// Reads the thread state at `state` of the interpreter at `interp`, and where the next one is.
+fn read_thread(
+    heap: Heap<'_>,
+    runtime: &Runtime,
+    (state, interp): (u64, u64),
+    depth: usize,
+    budget: &mut usize,
+) -> Option<(Thread, u64)> {
     let l = heap.layout;
     let last = [l.ts_thread_id, l.ts_native_thread_id.unwrap_or(0), l.ts_frame, l.ts_cframe.unwrap_or(0)];
     let len = last.into_iter().max().unwrap_or(0) as usize + 8;
@@ -163,12 +170,13 @@ fn read_thread(heap: Heap<'_>, state: u64, interp: u64, depth: usize, budget: &m
         cut: None,
         moved: false,
     };
-    let start = Start::read(heap, field(l.ts_frame)?, l.ts_cframe.and_then(field));
+    let read_start = |frame| Start::read(heap, frame, l.ts_cframe.and_then(field));
+    let start = read_start(field(l.ts_frame)?).map(|start| start.settled(heap, runtime.code_type));
     if let Some(start) = start {
         walk_frames(heap, start, depth, budget, &mut thread);
         let top = |t: &Thread| t.frames.first().and_then(|f| read_frame(heap, f.address));
         let again = heap.word(state, l.ts_frame).ok();
-        let start_again = again.and_then(|again| Start::read(heap, again, start.cframe));
+        let start_again = again.and_then(read_start).map(|start| start.settled(heap, runtime.code_type));
         thread.moved = again != field(l.ts_frame)
             || start_again.map(|s| s.frame) != Some(start.frame)
             || top(&thread).map(|f| (f.code, f.instr)) != thread.frames.first().map(|f| (f.code, f.instr));
@@ -197,6 +205,24 @@ impl Start {
                 Some(Self { frame: heap.word(frame, current_frame).ok()?, cframe: Some(frame) })
             }
         }
+    }
+}
+
+impl Start {
+    /// In 3.11 and 3.12 an eval call first puts its cframe in place and sets its current frame a little later: until then
+    /// it is garbage, and the calling cframe has the truth.
+    fn settled(self, heap: Heap<'_>, code_type: Option<u64>) -> Self {
+        let (FrameSource::CFrame { current_frame, previous }, Some(code_type)) = (heap.layout.frame_source, code_type)
+        else {
+            return self;
+        };
+        let is_frame = |at| read_frame(heap, at).is_some_and(|raw| heap.type_of(raw.code) == Ok(code_type));
+        let before = || {
+            let cframe = heap.word(self.cframe?, previous).ok().filter(|c| *c != 0)?;
+            let frame = heap.word(cframe, current_frame).ok()?;
+            (frame == 0 || is_frame(frame)).then_some(Self { frame, cframe: Some(cframe) })
+        };
+        if self.frame == 0 || is_frame(self.frame) { self } else { before().unwrap_or(self) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Arguments and local variables of a frame, with their values as short text (`perfkit dump --locals`).
 //!
-//! In: a [`Frame`](super::Frame) of a thread that is not running, or soon after. Out: [`Local`]s. Invariant: values are
+//! In: a [`Frame`] of a thread that is not running, or soon after. Out: [`Local`]s. Invariant: values are
 //! only read when asked for here; secrets by name are never read at all. Bias: a frame that runs on while it is read may
 //! show values that never stood together.
 
