@@ -209,9 +209,9 @@ impl Asleep {
         let end = match elsewhere(&self.copy(), frames).filter(|_| end == End::Lost) {
             Some((trampoline, regs)) => {
                 frames.truncate(trampoline + 1);
-                let (bytes, cut) = stack(memory, maps, regs[1]);
+                let (bytes, _) = stack(memory, maps, regs[1]);
                 let mut further = Vec::new();
-                let end = unwind(StackCopy { regs, bytes: &bytes, cut }, &mut further);
+                let end = unwind(StackCopy { regs, bytes: &bytes }, &mut further);
                 frames.append(&mut further);
                 end
             }

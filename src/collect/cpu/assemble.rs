@@ -95,6 +95,9 @@ impl Assembler {
             });
             python.push(PyItem::Frame(id));
         }
+        if process.pairs_frames() && !parts.late {
+            pair_from_root(python);
+        }
         for (theirs, ours) in [
             (flag::HAS_TSTATE, SampleFlags::HAS_PYTHON),
             (flag::HOLDS_GIL, SampleFlags::GIL),
@@ -192,4 +195,41 @@ pub(super) fn thread_of(process: &mut Process, tid: u32, recorder: &Recorder) ->
         let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
         recorder.thread(Thread { process: id, tid, name: name.trim_end().to_owned() })
     })
+}
+
+/// 3.10 gives each call a CFrame and a frame, but not at the same instant: the innermost call may have one of them only. The
+/// marks then belong to one frame further in or out than they stand; what is paired from the root is right.
+fn pair_from_root<F: Copy>(python: &mut Vec<PyItem<F>>) {
+    let marks: Vec<u64> =
+        python.iter().filter_map(|p| if let PyItem::Entry(at) = p { Some(*at) } else { None }).collect();
+    let frames = python.len() - marks.len();
+    if marks.len() == frames {
+        return;
+    }
+    let mut marks = marks.into_iter().rev();
+    let mut paired = Vec::with_capacity(python.len());
+    for item in python.iter().rev() {
+        if let PyItem::Frame(_) = item {
+            paired.extend(marks.next().map(PyItem::Entry));
+            paired.push(*item);
+        }
+    }
+    paired.reverse();
+    *python = paired;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use PyItem::{Entry, Frame};
+
+    #[test]
+    fn a_call_without_its_frame_or_its_cframe_shifts_no_other() {
+        let mut entering = vec![Frame('b'), Entry(9), Frame('a'), Entry(2), Entry(1)];
+        pair_from_root(&mut entering);
+        assert_eq!(entering, [Frame('b'), Entry(2), Frame('a'), Entry(1)]);
+        let mut leaving = vec![Frame('b'), Entry(1), Frame('a')];
+        pair_from_root(&mut leaving);
+        assert_eq!(leaving, [Frame('b'), Frame('a'), Entry(1)]);
+    }
 }

@@ -262,6 +262,11 @@ impl Process {
         Some(frame)
     }
 
+    /// Whether each Python frame of this version has a C structure of its own (3.10).
+    pub(super) fn pairs_frames(&self) -> bool {
+        self.python.as_ref().is_some_and(|p| p.walker().entry_rule == 1)
+    }
+
     /// How this version ties eval calls to Python frames.
     pub(super) fn rule(&self) -> Option<super::merge::Rule> {
         self.python.as_ref().map(|p| walker::merge_rule(&p.runtime.layout))

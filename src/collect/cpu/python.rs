@@ -11,6 +11,7 @@ use crate::python::Code;
 use crate::python::Runtime;
 use crate::python::heap::Heap;
 use crate::python::layout::{FrameSource, Instr, Layout};
+use crate::python::qualnames::Qualnames;
 use crate::record::{Frame, FrameId, Recorder};
 
 /// Code objects kept; a target that compiles code for ever starts the cache anew.
@@ -27,6 +28,7 @@ const GLIBC_PTHREAD_TID: u64 = 720;
 pub(super) struct PythonSide {
     pub(super) runtime: Runtime,
     memory: LiveMemory,
+    qualnames: Qualnames,
     codes: FxHashMap<(u64, u32), Option<Code>>,
     frames: FxHashMap<PyFrame, Option<FrameId>>,
     lines: FxHashMap<(u64, u32, Option<u32>), FrameId>,
@@ -34,7 +36,14 @@ pub(super) struct PythonSide {
 
 impl PythonSide {
     pub(super) fn new(runtime: Runtime, memory: LiveMemory) -> Self {
-        Self { runtime, memory, codes: FxHashMap::default(), frames: FxHashMap::default(), lines: FxHashMap::default() }
+        Self {
+            runtime,
+            memory,
+            qualnames: Qualnames::default(),
+            codes: FxHashMap::default(),
+            frames: FxHashMap::default(),
+            lines: FxHashMap::default(),
+        }
     }
 
     /// What the walker must know.
@@ -84,7 +93,12 @@ impl PythonSide {
             let heap = Heap { memory: &self.memory, layout };
             let code = Code::read(heap, frame.code, self.runtime.code_type).ok()?;
             // Freed and reused since the sample: a name would be a lie.
-            (frame.check == 0 || fingerprint(code.first_line as u32, code.marks) == frame.check).then_some(code)
+            if frame.check != 0 && fingerprint(code.first_line as u32, code.marks) != frame.check {
+                return None;
+            }
+            // Up to 3.10 a code object has its bare name alone; its function or class knows the qualified one.
+            let qualname = self.qualnames.of(&self.memory, &self.runtime, &code);
+            Some(Code { qualname: qualname.unwrap_or_else(|| code.qualname.clone()), ..code })
         });
         let id = code.as_ref().map(|code| {
             let instr = match layout.instr {

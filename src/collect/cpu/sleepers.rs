@@ -35,7 +35,7 @@ pub(super) fn sleeper(process: &mut Process, tid: u32, shared: &Shared, now: Mon
     let mut reader = Reader::new(pid);
     let mut python = Vec::new();
     let looked = look(Task { pid, tid }, &memory, &maps, |_| {
-        process.python.as_ref().map(|p| reader.read(&p.runtime, tid, now, &mut python).flags)
+        process.python.as_ref().map(|p| reader.read((&p.runtime, &p.walker()), tid, None, now, &mut python).flags)
     });
     let Ok(Look::Asleep(mut asleep, walker, proof)) = looked else { return label(process, None) };
     let wait = asleep.call.map(|c| (Some(c.number), c.args[0]));
@@ -46,7 +46,7 @@ pub(super) fn sleeper(process: &mut Process, tid: u32, shared: &Shared, now: Mon
     let mut frames = Vec::new();
     asleep.unwind(&memory, &maps, &mut frames, |copy, frames| process.unwind(copy, frames, shared, now));
     let record = StackSample::of_memory(pid, tid, asleep.regs, &asleep.bytes);
-    let parts = Parts { tid, native: Some(&record), walker: walker.unwrap_or(0), scheduler: None };
+    let parts = Parts { tid, native: Some(&record), walker: walker.unwrap_or(0), scheduler: None, late: false };
     let assembled = Assembler::default().assemble(process, shared, parts, python.into_iter(), now);
     let (system_call, argument) = wait.unwrap_or_default();
     let reason = process.reason(Wait { state: 1, system_call, argument, io_wait: false });

@@ -116,6 +116,7 @@ fn assemble(
                 label(gap)
             }
             (Piece::Unmerged, _) => label("[unmerged]"),
+            (Piece::Gone, _) => label("[python code gone]"),
         });
     }
     if !filled {

@@ -81,6 +81,20 @@ static __always_inline void emit(struct walk *w, __u64 code, __u32 at, __u32 che
 	w->n++;
 }
 
+/*
+ * 3.11 and 3.12 publish a new CFrame before they fill it: until then its frame is whatever was on the stack, and the
+ * caller's CFrame is the last good one. True when there was one to go back to.
+ */
+static __always_inline int retreat(struct walk *w)
+{
+	if (!w->leaf || w->py->frame_source != 1)
+		return 0;
+	w->leaf = 0;
+	w->cframe = user_word(w->cframe + w->py->cframe_previous);
+	w->frame = w->cframe ? user_word(w->cframe + w->py->cframe_current_frame) : 0;
+	return 1;
+}
+
 static long walk_step(__u32 i, struct walk *w)
 {
 	const struct python *py = w->py;
@@ -89,7 +103,7 @@ static long walk_step(__u32 i, struct walk *w)
 	__u32 size = py->frame_size, check;
 
 	if (!w->frame)
-		return 1;
+		return !retreat(w);
 	if (w->n >= MAX_FRAMES - 2) {
 		w->flags |= PY_TRUNCATED;
 		return 1;
@@ -97,6 +111,8 @@ static long walk_step(__u32 i, struct walk *w)
 	if (size > WALK_BUFFER)
 		size = WALK_BUFFER;
 	if (bpf_probe_read_user(frame, size, (void *)w->frame)) {
+		if (retreat(w))
+			return 0;
 		w->flags |= PY_LOST;
 		return 1;
 	}
@@ -114,13 +130,8 @@ static long walk_step(__u32 i, struct walk *w)
 	check = 0;
 	if (bpf_probe_read_user(code_bytes, size, (void *)code) == 0) {
 		if (py->code_type && word(code_bytes, 8) != py->code_type) {
-			if (w->leaf && py->frame_source == 1) {
-				/* 3.11 and 3.12 publish a new CFrame before they fill it: the caller's is the last good one. */
-				w->leaf = 0;
-				w->cframe = user_word(w->cframe + py->cframe_previous);
-				w->frame = w->cframe ? user_word(w->cframe + py->cframe_current_frame) : 0;
+			if (retreat(w))
 				return 0;
-			}
 			w->frame = previous; /* 3.13: None and other things may stand where the code should */
 			return 0;
 		}
@@ -129,12 +140,8 @@ static long walk_step(__u32 i, struct walk *w)
 			(__u32)(word(code_bytes, py->code_linetable) >> 4);
 		check |= 1;
 	} else {
-		if (w->leaf && py->frame_source == 1) {
-			w->leaf = 0;
-			w->cframe = user_word(w->cframe + py->cframe_previous);
-			w->frame = w->cframe ? user_word(w->cframe + py->cframe_current_frame) : 0;
+		if (retreat(w))
 			return 0;
-		}
 		w->flags |= PY_LOST;
 	}
 	w->leaf = 0;
@@ -144,8 +151,12 @@ static long walk_step(__u32 i, struct walk *w)
 	else
 		emit(w, code, (__u32)(instr - code) & 0x7fffffff, check);
 	if (py->entry_rule == 1 || (py->entry_rule == 2 && frame[py->frame_is_entry & (WALK_BUFFER - 1)])) {
-		emit(w, w->cframe, ENTRY_MARK, 0);
-		w->cframe = w->cframe ? user_word(w->cframe + py->cframe_previous) : 0;
+		__u64 outer = w->cframe ? user_word(w->cframe + py->cframe_previous) : 0;
+
+		/* The outermost CFrame of 3.10 belongs to the thread state and to no call. */
+		if (py->entry_rule == 2 || outer)
+			emit(w, w->cframe, ENTRY_MARK, 0);
+		w->cframe = outer;
 	}
 	w->frame = previous;
 	return 0;
@@ -183,6 +194,9 @@ static __always_inline void walk_python(struct scratch *s, const struct python *
 	if (s->sample.gil_holder == known->tstate)
 		w.flags |= HOLDS_GIL;
 	bpf_loop(MAX_FRAMES, walk_step, &w, 0);
+	/* 3.10: a call that has its CFrame already and no frame yet. User space pairs from the root then. */
+	if (py->entry_rule == 1 && !w.frame && w.cframe && user_word(w.cframe + py->cframe_previous))
+		emit(&w, w.cframe, ENTRY_MARK, 0);
 	s->sample.flags |= w.flags;
 	s->sample.frames_len = w.n;
 }
