@@ -8,8 +8,10 @@
 //! one after the other, so two stacks are a few microseconds apart.
 
 use std::fmt;
+use std::ops::Range;
 
-use super::backchain;
+use super::backchain::{Code, candidates};
+use super::functions::function_at;
 use super::unwind::{End, NativeFrame, StackCopy, interrupted};
 use crate::error::{Error, Kind, Result};
 use crate::os::memory::Memory;
@@ -69,6 +71,8 @@ pub struct Asleep {
     pub cut: bool,
     /// The system call in which it sleeps.
     pub call: Option<Call>,
+    /// [`Self::unwind`] had to guess RBP: an older frame may have been taken for a present one.
+    pub guessed: bool,
 }
 
 impl fmt::Debug for Asleep {
@@ -159,7 +163,7 @@ pub fn look<T>(
             Place::Blocked { call, sp, pc } => (call, sp, pc),
         };
         let (bytes, cut) = stack(memory, maps, sp);
-        let asleep = Asleep { regs: [UNKNOWN_BP, sp, pc], bytes, cut, call };
+        let asleep = Asleep { regs: [UNKNOWN_BP, sp, pc], bytes, cut, call, guessed: false };
         let other = also(call);
         // Blocked after the first count, and no turn since: everything in between stood still. Without any count a second
         // look at the same place has to do.
@@ -183,13 +187,31 @@ fn stack(memory: &dyn Memory, maps: &Maps, sp: u64) -> (Vec<u8>, bool) {
     (memory.bytes_at(sp, len as usize, STACK_LIMIT as usize).unwrap_or_default(), all > len)
 }
 
+/// How the stacks of a process unwind. A closure that unwinds is one, too.
+pub trait Unwinding {
+    /// Unwinds `stack` into `frames` (cleared first).
+    fn unwind(&mut self, stack: StackCopy<'_>, frames: &mut Vec<NativeFrame>) -> End;
+
+    /// The function that holds `address`, where symbols tell. Without an answer the unwind table is asked.
+    fn function(&mut self, address: u64) -> Option<Range<u64>> {
+        let _ = address;
+        None
+    }
+}
+
+impl<F: FnMut(StackCopy<'_>, &mut Vec<NativeFrame>) -> End> Unwinding for F {
+    fn unwind(&mut self, stack: StackCopy<'_>, frames: &mut Vec<NativeFrame>) -> End {
+        self(stack, frames)
+    }
+}
+
 impl Asleep {
     /// The stack as a sample would have it.
     pub fn copy(&self) -> StackCopy<'_> {
         StackCopy { regs: self.regs, bytes: &self.bytes }
     }
 
-    /// Unwinds by `unwind` into `frames`. Where a rule needs RBP while it is not known, the places on the stack where it
+    /// Unwinds by `unwinding` into `frames`. Where a rule needs RBP while it is not known, the places on the stack where it
     /// can point are tried; the one that leads to the root is kept in [`Self::regs`]. A signal handler on a stack of its
     /// own is followed back to the stack that it interrupted.
     pub fn unwind(
@@ -197,21 +219,21 @@ impl Asleep {
         memory: &dyn Memory,
         maps: &Maps,
         frames: &mut Vec<NativeFrame>,
-        mut unwind: impl FnMut(StackCopy<'_>, &mut Vec<NativeFrame>) -> End,
+        unwinding: &mut dyn Unwinding,
     ) -> End {
         let leaf = self.step_over_vfork(maps);
         if leaf.is_some() {
             // Makes the module of the leaf known.
-            unwind(self.copy(), frames);
+            unwinding.unwind(self.copy(), frames);
             self.regs[2] = self.call.map_or(self.regs[2], |c| c.args[0].wrapping_sub(1));
         }
-        let end = self.settle(memory, maps, frames, &mut unwind);
+        let end = self.settle(Code { memory, maps }, frames, unwinding);
         let end = match elsewhere(&self.copy(), frames).filter(|_| end == End::Lost) {
             Some((trampoline, regs)) => {
                 frames.truncate(trampoline + 1);
                 let (bytes, _) = stack(memory, maps, regs[1]);
                 let mut further = Vec::new();
-                let end = unwind(StackCopy { regs, bytes: &bytes }, &mut further);
+                let end = unwinding.unwind(StackCopy { regs, bytes: &bytes }, &mut further);
                 frames.append(&mut further);
                 end
             }
@@ -231,23 +253,20 @@ impl Asleep {
     }
 
     /// Unwinds, and finds RBP if that is what is missing.
-    fn settle(
-        &mut self,
-        memory: &dyn Memory,
-        maps: &Maps,
-        frames: &mut Vec<NativeFrame>,
-        unwind: &mut impl FnMut(StackCopy<'_>, &mut Vec<NativeFrame>) -> End,
-    ) -> End {
-        let end = unwind(self.copy(), frames);
+    fn settle(&mut self, code: Code<'_>, frames: &mut Vec<NativeFrame>, unwinding: &mut dyn Unwinding) -> End {
+        let end = unwinding.unwind(self.copy(), frames);
         let (End::Lost, Some(stuck), UNKNOWN_BP) = (end, frames.last().copied(), self.regs[0]) else { return end };
+        let by_table = || function_at(code.memory, code.maps, stuck.address);
+        let function = unwinding.function(stuck.address).or_else(by_table);
         let known = frames.len();
         let mut trial = Vec::new();
-        for candidate in backchain::candidates(&self.copy(), stuck, memory, maps) {
-            self.regs[0] = candidate;
-            let end = unwind(self.copy(), &mut trial);
+        for candidate in candidates(&self.copy(), stuck, function, code) {
+            self.regs[0] = candidate.bp;
+            let end = unwinding.unwind(self.copy(), &mut trial);
             let further = trial.len() > known && trial.get(..known - 1) == frames.get(..known - 1);
             if further && (end != End::Lost || elsewhere(&self.copy(), &trial).is_some()) {
                 std::mem::swap(frames, &mut trial);
+                self.guessed = candidate.guess;
                 return end;
             }
         }

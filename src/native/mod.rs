@@ -2,5 +2,7 @@
 
 pub mod asleep;
 mod backchain;
+mod functions;
+mod instruction;
 pub mod syscalls;
 pub mod unwind;

@@ -154,6 +154,8 @@ impl Taken {
 pub enum Ending {
     /// At the thread's entry.
     Root,
+    /// At the thread's entry, through a frame pointer that was guessed: frames may be missing in between.
+    Guessed,
     /// It goes on beyond what was copied.
     Truncated,
     /// At something that could not be followed.
@@ -165,6 +167,7 @@ impl Ending {
     pub fn name(self) -> &'static str {
         match self {
             Self::Root => "root",
+            Self::Guessed => "guessed",
             Self::Truncated => "truncated",
             Self::Lost => "lost",
         }

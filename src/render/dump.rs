@@ -9,7 +9,7 @@
 //!    "threads": [
 //!      {"tid", "own_tid", "name", "python_name", "python_id", "state", "gil": "holds|waits",
 //!       "wait": {"call", "args": [], "fd", "fd_target", "channel"},
-//!       "offset_ms", "taken": "asleep|sampled|approximate|none", "native_end": "root|truncated|lost",
+//!       "offset_ms", "taken": "asleep|sampled|approximate|none", "native_end": "root|guessed|truncated|lost",
 //!       "python_complete", "merged", "remark",
 //!       "frames": [{"kind": "python|native|kernel|jit|label", "function", "file", "line", "module", "address",
 //!                   "interpreter", "locals": [{"name", "argument", "value"}]}]}]}]}

@@ -98,12 +98,14 @@ impl Assembler {
         if process.pairs_frames() && !parts.late {
             pair_from_root(python);
         }
-        for (theirs, ours) in [
-            (flag::HAS_TSTATE, SampleFlags::HAS_PYTHON),
-            (flag::HOLDS_GIL, SampleFlags::GIL),
-            (flag::PY_TRUNCATED, SampleFlags::TRUNCATED),
+        // A thread state without a frame, at its start or its end, has none to miss.
+        let expected = parts.walker & flag::HAS_TSTATE != 0 && (lost || !python.is_empty());
+        for (set, ours) in [
+            (expected, SampleFlags::HAS_PYTHON),
+            (parts.walker & flag::HOLDS_GIL != 0, SampleFlags::GIL),
+            (parts.walker & flag::PY_TRUNCATED != 0, SampleFlags::TRUNCATED),
         ] {
-            if parts.walker & theirs != 0 {
+            if set {
                 flags |= ours;
             }
         }

@@ -9,6 +9,7 @@ use super::reader::Reader;
 use super::reason::Wait;
 use crate::clock::Mono;
 use crate::native::asleep::{Look, Proof, Task, look};
+use crate::native::unwind::{NativeFrame, StackCopy};
 use crate::os::memory::LiveMemory;
 use crate::os::perf::StackSample;
 use crate::record::{SampleFlags, StackId};
@@ -44,7 +45,9 @@ pub(super) fn sleeper(process: &mut Process, tid: u32, shared: &Shared, now: Mon
     }
     // Finds the frame pointer where a rule up the stack needs it; assembling unwinds again, with it.
     let mut frames = Vec::new();
-    asleep.unwind(&memory, &maps, &mut frames, |copy, frames| process.unwind(copy, frames, shared, now));
+    asleep.unwind(&memory, &maps, &mut frames, &mut |copy: StackCopy<'_>, frames: &mut Vec<NativeFrame>| {
+        process.unwind(copy, frames, shared, now)
+    });
     let record = StackSample::of_memory(pid, tid, asleep.regs, &asleep.bytes);
     let parts = Parts { tid, native: Some(&record), walker: walker.unwrap_or(0), scheduler: None, late: false };
     let assembled = Assembler::default().assemble(process, shared, parts, python.into_iter(), now);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::collect::cpu::load_module;
+use crate::native::asleep::Unwinding;
 use crate::native::unwind::{End, NativeFrame, ProcessUnwinder, StackCopy};
 use crate::os::memory::LiveMemory;
 use crate::record::{Frame, FrameKind};
@@ -18,7 +19,7 @@ use crate::target::Maps;
 pub(super) struct Natives {
     pid: u32,
     memory: LiveMemory,
-    maps: Maps,
+    maps: Arc<Maps>,
     modules: Arc<Modules>,
     unwinder: ProcessUnwinder,
     /// What is behind the mapping that starts here: a module and what is added to its addresses, or nothing known.
@@ -36,7 +37,7 @@ impl Natives {
         Self {
             pid,
             memory,
-            maps,
+            maps: Arc::new(maps),
             modules,
             unwinder: ProcessUnwinder::default(),
             loaded: FxHashMap::default(),
@@ -51,27 +52,22 @@ impl Natives {
         &self.maps
     }
 
+    /// The mappings, for use beside `&mut self`.
+    pub(super) fn shared_maps(&self) -> Arc<Maps> {
+        Arc::clone(&self.maps)
+    }
+
     /// Reads the mappings again, once a dump, when something lies in none of them: a thread or module that came meanwhile.
     pub(super) fn refresh(&mut self) -> bool {
         if std::mem::replace(&mut self.reread, true) {
             return false;
         }
         let Ok(maps) = Maps::of(self.pid) else { return false };
-        self.maps = maps;
+        self.maps = Arc::new(maps);
         true
     }
 
-    /// Unwinds a stack copy into `frames`.
-    pub(super) fn unwind(&mut self, stack: StackCopy<'_>, frames: &mut Vec<NativeFrame>) -> End {
-        let Self { pid, memory, maps, modules, unwinder, loaded, .. } = self;
-        unwinder.unwind(stack, frames, |unwinder, address| {
-            let Some(mapping) = maps.at(address).filter(|m| m.executable) else { return false };
-            loaded.entry(mapping.start).or_insert_with(|| load_module(unwinder, mapping, *pid, memory, modules));
-            true
-        })
-    }
-
-    /// The frame of an address that [`Self::unwind`] passed.
+    /// The frame of an address that unwinding passed.
     pub(super) fn frame(&mut self, address: u64) -> Frame {
         let mapping = self.maps.at(address);
         let module = mapping.and_then(|m| *self.loaded.get(&m.start)?);
@@ -91,6 +87,24 @@ impl Natives {
         let named = self.kernel.name(address);
         let (function, module) = named.map_or((None, None), |n| (Some(n.function), n.module));
         Frame { function, module, ..blank(FrameKind::Kernel, address) }
+    }
+}
+
+impl Unwinding for Natives {
+    fn unwind(&mut self, stack: StackCopy<'_>, frames: &mut Vec<NativeFrame>) -> End {
+        let Self { pid, memory, maps, modules, unwinder, loaded, .. } = self;
+        unwinder.unwind(stack, frames, |unwinder, address| {
+            let Some(mapping) = maps.at(address).filter(|m| m.executable) else { return false };
+            loaded.entry(mapping.start).or_insert_with(|| load_module(unwinder, mapping, *pid, memory, modules));
+            true
+        })
+    }
+
+    fn function(&mut self, address: u64) -> Option<Range<u64>> {
+        let (module, bias) = (*self.loaded.get(&self.maps.at(address)?.start)?)?;
+        let named = self.namer.name(module, address.wrapping_sub(bias)).filter(|n| n.size > 0)?;
+        let start = named.start.wrapping_add(bias);
+        Some(start..start.checked_add(named.size)?)
     }
 }
 

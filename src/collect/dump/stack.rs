@@ -4,7 +4,7 @@ use super::native::{Natives, within};
 use super::python::{PyStack, Pythons};
 use crate::collect::cpu::merge::{Piece, merge};
 use crate::collect::cpu::once::Caught;
-use crate::native::asleep::Asleep;
+use crate::native::asleep::{Asleep, Unwinding as _};
 use crate::native::unwind::{End, NativeFrame, StackCopy};
 use crate::os::memory::LiveMemory;
 use crate::record::Frame;
@@ -29,19 +29,23 @@ pub(super) fn assemble_asleep(
     python: Option<PyStack>,
 ) -> Assembled {
     let mut native = Vec::new();
+    let mut guessed = false;
     let end = asleep.map(|asleep| {
-        let maps = natives.maps().clone();
-        let end = asleep.unwind(memory, &maps, &mut native, |copy, frames| natives.unwind(copy, frames));
-        match end {
-            // Code or a stack that came after the mappings were read.
-            End::Lost if natives.refresh() => {
-                let maps = natives.maps().clone();
-                asleep.unwind(memory, &maps, &mut native, |copy, frames| natives.unwind(copy, frames))
-            }
+        let mut unwind = |natives: &mut Natives| {
+            let maps = natives.shared_maps();
+            asleep.unwind(memory, &maps, &mut native, natives)
+        };
+        let end = match unwind(natives) {
+            // Code that came after the mappings were read.
+            End::Lost if natives.refresh() => unwind(natives),
             end => end,
-        }
+        };
+        guessed = asleep.guessed;
+        end
     });
-    assemble(natives, pythons, kernel, (native, end), python)
+    let assembled = assemble(natives, pythons, kernel, (native, end), python);
+    let ending = assembled.ending.map(|e| if guessed && e == Ending::Root { Ending::Guessed } else { e });
+    Assembled { ending, ..assembled }
 }
 
 /// A thread met on its CPU.
