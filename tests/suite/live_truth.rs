@@ -338,7 +338,7 @@ fn live_time_off_the_cpu_adds_up_and_has_its_reason() {
 
 fn waits_are_true(mut target: Target) {
     let before = target.report();
-    let seen = profile(target.pid(), &["-d", "4", "-r", "499", "--mode", "wall"]);
+    let seen = profile(target.pid(), &["-d", "10", "-r", "499", "--mode", "wall"]);
     let after = target.report();
     let elapsed = (seen.recording.ended().0 - seen.recording.started().0) as f64;
     let span = number(&after, "/at_ns") - number(&before, "/at_ns");
