@@ -88,7 +88,7 @@ fn live_no_stack_is_impossible() {
 
 #[test]
 fn live_a_target_in_step_with_the_clock_does_not_fool_the_sampler() {
-    // The default rate, the one that fits the CPU-time period of the target exactly, and 100 Hz against its 10 ms timer.
+    // Rates whose periods fit those of the target: 1.001 ms of its CPU time, 10 ms of its timer.
     for (clock, rate, a) in [("cpu", "999", 0.3), ("wall", "999", 0.375), ("wall", "100", 0.375)] {
         for mut target in [
             Target::python(python("3.11"), "truth/lockstep.py").args(["--clock", clock]).start(),
@@ -98,7 +98,8 @@ fn live_a_target_in_step_with_the_clock_does_not_fool_the_sampler() {
             // Threads born after attach: they start when the first sample is on its way to disk, so ask for them half-way.
             let pid = target.pid();
             let seen = std::thread::scope(|scope| {
-                let run = scope.spawn(move || profile(pid, &["-d", "6", "-r", rate]));
+                let run =
+                    scope.spawn(move || profile(pid, &["-d", if rate == "100" { "15" } else { "5" }, "-r", rate]));
                 crate::rig::wait_for_sampler(pid);
                 target.ask("go 3");
                 run.join().unwrap()
@@ -170,10 +171,11 @@ fn live_stacks_have_their_true_depth() {
         }
         target.ask("native");
         let seen = profile(target.pid(), &["-d", "2", "-r", "999"]);
-        let neither =
-            seen.samples.iter().filter(|s| !s.flags.has(SampleFlags::ROOTED) && !s.flags.has(SampleFlags::TRUNCATED));
-        let neither = neither.count();
-        assert!(neither * 100 <= seen.samples.len(), "{neither} of {} neither rooted nor cut", seen.samples.len());
+        let deep: Vec<_> = seen.samples.iter().filter(|s| s.has("nest")).collect();
+        let told = |s: &&&Seen| s.flags.has(SampleFlags::ROOTED) || s.flags.has(SampleFlags::TRUNCATED);
+        let told = deep.iter().filter(told).count();
+        assert!(deep.len() > 100, "only {} samples", deep.len());
+        assert!(told * 100 >= deep.len() * 99, "only {told} of {} are rooted or marked as cut", deep.len());
         target.finish();
     });
 }
@@ -208,18 +210,17 @@ fn live_code_objects_that_die_keep_their_names() {
         let seen = profile(target.pid(), &FAST);
         let made: Vec<_> = seen.samples.iter().filter(|s| s.has("run_made")).collect();
         assert!(made.len() > 300, "only {} samples", made.len());
-        let below = |s: &&&Seen| {
+        let below = |s: &Seen| {
             let functions = s.python();
             let at = functions.iter().position(|f| *f == "run_made").unwrap();
             functions.get(at + 1).is_none_or(|f| f.starts_with("made_"))
         };
-        let right = made.iter().filter(below).count();
-        assert!(
-            right * 200 >= made.len() * 199,
-            "{} of {} under run_made have a stale name",
-            made.len() - right,
-            made.len()
-        );
+        let (right, wrong): (Vec<&Seen>, Vec<&Seen>) = made.iter().copied().partition(|s| below(s));
+        // A function that died before its name was read is missing and labelled, never named after its successor.
+        let stale: Vec<_> =
+            wrong.iter().filter(|s| !s.flags.has(SampleFlags::PYTHON_LOST)).map(|s| s.python()).collect();
+        assert!(stale.is_empty(), "{} of {} have a stale name: {:?}", stale.len(), made.len(), stale.first());
+        assert!(wrong.len() * 50 <= right.len(), "{} of {} could not be named in time", wrong.len(), made.len());
         let made_before = target.report();
         assert!(number(&made_before, "/made") > 100.0);
         target.finish();
@@ -312,8 +313,8 @@ fn live_cpp_and_rust_names_are_demangled() {
     let after = target.report();
     seen.expect_flag(SampleFlags::ROOTED, 0.99, "unwound to the root, through exceptions too");
     let truth = shares(&before, &after).iter().find(|(name, _)| name == "provoke").unwrap().1;
-    expect_share("npc::provoke", seen.share(|s| s.has_like("npc::provoke("), |_| true), truth, 0.02);
-    let weigh = |s: &Seen| s.has_like("npc::Brain<npc::Player>::weigh(");
+    expect_share("npc::provoke", seen.share(|s| s.has_like("npc::provoke"), |_| true), truth, 0.02);
+    let weigh = |s: &Seen| s.has_like("npc::Brain<npc::Player>::weigh");
     assert!(seen.samples.iter().any(weigh), "no weigh in {:?}", seen.samples[0].stack);
     target.finish();
 
@@ -337,31 +338,28 @@ fn live_time_off_the_cpu_adds_up_and_has_its_reason() {
 
 fn waits_are_true(mut target: Target) {
     let before = target.report();
-    let seen = profile(target.pid(), &["-d", "4", "-r", "499", "--mode", "wall"]);
+    let seen = profile(target.pid(), &["-d", "10", "-r", "499", "--mode", "wall"]);
     let after = target.report();
-    let (begun, ended) = (seen.recording.started().0 as f64, seen.recording.ended().0 as f64);
-    let elapsed = ended - begun;
+    let elapsed = (seen.recording.ended().0 - seen.recording.started().0) as f64;
+    let span = number(&after, "/at_ns") - number(&before, "/at_ns");
+    let mut off_of_all = 0.0;
     for (name, thread) in after["threads"].as_object().unwrap() {
         let tid = thread["tid"].as_u64().unwrap() as u32;
-        let of = |state| {
-            seen.samples.iter().filter(|s| s.tid == tid && s.state == state).map(|s| s.weight).sum::<u64>() as f64
-        };
-        let (on, off, runnable) = (of(State::OnCpu), of(State::OffCpu), of(State::Runnable));
-        let sum = on + off + runnable;
-        // Time on the CPU is sampled here, so that a busy thread's part has its noise; waits are exact.
-        let noise = 5.0 * (on / elapsed * 499.0 * elapsed / 1e9).sqrt() * 1e9 / 499.0;
+        // The exact account; what the samples add up to is that, thinned and weighted where switches are many.
+        let exact =
+            |metric: &str| seen.reading(metric, &tid.to_string()).unwrap_or_else(|| panic!("no {metric} of {name}"));
+        let (on, off, runnable) = (exact("thread.on_ns"), exact("thread.off_ns"), exact("thread.runnable_ns"));
         assert!(
-            (sum - elapsed).abs() <= 0.01 * elapsed + noise,
-            "{name}: on {on:.3e} + off {off:.3e} + runnable {runnable:.3e} = {sum:.3e} of {elapsed:.3e} ns"
+            (on + off + runnable - elapsed).abs() <= 0.01 * elapsed,
+            "{name}: on {on:.3e} + off {off:.3e} + runnable {runnable:.3e} of {elapsed:.3e} ns"
         );
-        // The target's own account of nearly the same time (its two reports lie around the recording).
-        let own = |field: &str| number(thread, field) - number(&before["threads"][name], field);
-        let span = number(&after, "/at_ns") - number(&before, "/at_ns");
-        let own_runnable = own("/runnable_ns") * elapsed / span;
-        assert!(
-            (runnable - own_runnable).abs() <= 0.05 * elapsed,
-            "{name}: runnable {runnable:.3e}, truth {own_runnable:.3e}"
-        );
+        // The target's own account of nearly the same time: its two reports lie around the recording.
+        let own = |field: &str| (number(thread, field) - number(&before["threads"][name], field)) * elapsed / span;
+        for (what, found, truth) in [("on", on, own("/on_ns")), ("runnable", runnable, own("/runnable_ns"))] {
+            let room = 0.03 * elapsed + 0.1 * truth;
+            assert!((found - truth).abs() <= room, "{name}: {what} {found:.3e}, truth {truth:.3e} ± {room:.3e} ns");
+        }
+        off_of_all += off;
         let reason = thread["reason"].as_str().unwrap();
         if reason != "none" {
             let waits = |s: &Seen| s.tid == tid && s.state == State::OffCpu;
@@ -370,6 +368,10 @@ fn waits_are_true(mut target: Target) {
             assert!(share > 0.9, "{name}: {reason} is {share:.3} of its waits: {:?}", reasons(&seen, tid));
         }
     }
+    // Stacks are thinned where switches are many and stand for the others: true on the whole, noisy for one thread.
+    let waiter = |s: &&Seen| s.state == State::OffCpu && s.tid != target.pid();
+    let sampled = seen.samples.iter().filter(waiter).map(|s| s.weight).sum::<u64>() as f64;
+    assert!((sampled / off_of_all - 1.0).abs() < 0.4, "stacks stand for {sampled:.3e} of {off_of_all:.3e} ns");
     target.finish();
 }
 

@@ -115,6 +115,11 @@ impl Seen {
 }
 
 impl Profiled {
+    /// The last value of a metric for this scope.
+    pub fn reading(&self, metric: &str, scope: &str) -> Option<f64> {
+        self.recording.readings.iter().rev().find(|r| r.1 == metric && r.2 == scope).map(|r| r.3)
+    }
+
     /// How many samples, as a number to divide by.
     pub fn count(&self) -> f64 {
         self.samples.len() as f64
@@ -139,7 +144,7 @@ impl Profiled {
 /// Fails unless `found` lies within five sigmas of sampling noise and `slack` (a share) of `truth`.
 #[track_caller]
 pub fn expect_share(what: &str, (found, samples): (f64, usize), truth: f64, slack: f64) {
-    assert!(samples >= 100, "{what}: only {samples} samples");
+    assert!(samples >= 50, "{what}: only {samples} samples");
     // The noise at the truth, but never that of a share below one sample in n.
     let p = truth.clamp(1.0 / samples as f64, 1.0 - 1.0 / samples as f64);
     let sigma = (p * (1.0 - p) / samples as f64).sqrt();
