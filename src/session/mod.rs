@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::collect::cpu::Target;
 use crate::error::Result;
 use crate::record::{Recorder, Store};
-use crate::target::{Identity, Launched};
+use crate::target::{Identity, Launched, ProcessTree};
 use plan::Targets;
 
 /// What a session left.
@@ -51,7 +51,9 @@ pub fn run(plan: &Plan, stop: &Stop, progress: &Progress, snapshot: &mut Snapsho
     };
     let result = describe(plan, &store).and_then(|()| {
         let targets: Vec<Target> = match &plan.targets {
-            Targets::Processes(identities) => identities.iter().map(|i| enter(i, &recorder)).collect(),
+            Targets::Processes(identities) => {
+                family(identities, plan.subprocesses).iter().map(|i| enter(i, &recorder)).collect()
+            }
             Targets::Launch(_) => child.iter().map(|c| enter(c.identity(), &recorder)).collect(),
         };
         let mut hooks = Hooks { child: child.as_mut(), snapshot };
@@ -79,6 +81,22 @@ fn describe(plan: &Plan, store: &Store) -> Result<()> {
     store.set_meta("plan", &plan.to_json()?)?;
     store.set_meta("rate_hz", &plan.rate.0.to_string())?;
     store.set_meta("perfkit", env!("CARGO_PKG_VERSION"))
+}
+
+/// The targets, and where children are followed those that exist already.
+fn family(roots: &[Identity], follow: bool) -> Vec<Identity> {
+    let mut all = roots.to_vec();
+    if follow {
+        let tree = ProcessTree::now();
+        // A child that is gone by now, or may not be looked at, is none of the targets.
+        let children = roots.iter().flat_map(|r| tree.descendants(r.pid)).filter_map(|m| Identity::of(m.pid).ok());
+        for child in children {
+            if !all.contains(&child) {
+                all.push(child);
+            }
+        }
+    }
+    all
 }
 
 fn enter(identity: &Identity, recorder: &Recorder) -> Target {

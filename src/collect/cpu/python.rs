@@ -98,7 +98,10 @@ impl PythonSide {
             }
             // Up to 3.10 a code object has its bare name alone; its function or class knows the qualified one.
             let qualname = self.qualnames.of(&self.memory, &self.runtime, &code);
-            Some(Code { qualname: qualname.unwrap_or_else(|| code.qualname.clone()), ..code })
+            // Names die with their code objects; one that does not end in the bare name is another's.
+            let fits =
+                |q: &String| q.strip_suffix(code.name.as_str()).is_some_and(|p| p.is_empty() || p.ends_with('.'));
+            Some(Code { qualname: qualname.filter(fits).unwrap_or_else(|| code.qualname.clone()), ..code })
         });
         let id = code.as_ref().map(|code| {
             let instr = match layout.instr {

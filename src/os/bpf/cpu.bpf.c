@@ -18,6 +18,7 @@
 #define MAX_TARGETS 4096
 #define MAX_THREADS 65536
 #define WINDOW_NS 100000000ull
+#define QUIET_WINDOWS 3 /* up to so many budgets a window every switch has its stack: exact while that is cheap */
 
 const volatile struct config config = {};
 
@@ -238,7 +239,8 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 		return;
 
 	if (now - c->window_ns > WINDOW_NS) {
-		c->share = c->switches > config.switch_budget && config.switch_budget ? c->switches * 256 / config.switch_budget : 256;
+		c->share = config.switch_budget && c->switches > QUIET_WINDOWS * config.switch_budget
+				   ? c->switches * 256 / config.switch_budget : 256;
 		c->switches = 0;
 		c->stacks = 0;
 		c->window_ns = now;
@@ -249,9 +251,9 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 	 * More than the last window let expect: from here on each stack stands for twice as many switches. The chance with
 	 * which a stack is taken is known when it is taken, so what the stacks stand for stays right on average.
 	 */
-	if (config.switch_budget && c->stacks >= config.switch_budget) {
+	if (config.switch_budget && c->stacks >= QUIET_WINDOWS * config.switch_budget) {
 		c->share = (c->share < 256 ? 256 : c->share) * 2;
-		c->stacks = config.switch_budget - config.switch_budget / 4;
+		c->stacks = QUIET_WINDOWS * config.switch_budget - config.switch_budget / 4;
 	}
 	if (c->share > 256 && (__u64)bpf_get_prandom_u32() * c->share >> 32 >= 256)
 		return;
