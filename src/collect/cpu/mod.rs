@@ -6,7 +6,9 @@
 //! ```
 
 mod assemble;
+mod kerneltime;
 mod late;
+mod memory;
 pub mod merge;
 mod naming;
 mod perf;
@@ -18,13 +20,16 @@ mod reason;
 mod roster;
 mod sampler;
 mod scheduler;
+mod states;
 mod switches;
 mod ticker;
+mod watch;
 
 use crate::clock::Mono;
 use crate::collect::Running;
 use crate::error::Result;
 
+pub use memory::MemorySampler;
 pub use naming::{Naming, Unnamed, What};
 pub use perf::PerfSampler;
 pub use sampler::{Sampler, Tally, Target, Wanted};
