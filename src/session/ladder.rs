@@ -1,15 +1,21 @@
 //! The ladder of rights: the best sampler that works here, chosen by itself, and what is lost on the rung it stands on.
 //!
-//! In: a plan and targets. Out: an engine, opened but quiet. Order: eBPF, perf events without it, reading memory only.
+//! In: a plan and targets. Out: an engine, opened but quiet. Order: eBPF, perf events without it, reading memory only. A
+//! program that perfkit starts itself is its child, whose memory is open to it where others' is not (Yama 1). Invariant: a
+//! rung that cannot be had changes nothing and leaves nothing behind.
 
 use std::sync::Arc;
 
 use super::plan::{EventChoice, Mode, Plan, SamplerChoice};
+use super::rights::Rights;
 use crate::clock::Mono;
-use crate::collect::cpu::{Engine, Naming, PerfSampler, Sampler, Target, Wanted};
+use crate::collect::cpu::{Engine, MemorySampler, Naming, PerfSampler, Sampler, Target, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::record::Recorder;
 use crate::symbol::Modules;
+
+/// Over this rate the lower rungs, which wake up for each sample, cost more than they find.
+const GENTLE_HZ: f64 = 250.0;
 
 /// A rung that was reached.
 pub(super) struct Rung {
@@ -19,6 +25,12 @@ pub(super) struct Rung {
     pub(super) name: &'static str,
     /// What is lost against the rung above, in one line.
     pub(super) loses: Option<String>,
+}
+
+impl std::fmt::Debug for Rung {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rung").field("name", &self.name).field("loses", &self.loses).finish_non_exhaustive()
+    }
 }
 
 /// What every rung needs.
@@ -34,29 +46,35 @@ pub(super) struct Ground<'a> {
 /// Opens the best rung that works, or the one that was asked for.
 ///
 /// # Errors
-/// The first rung's error, with what would help, when none works.
+/// That of the rung asked for; when none works, the last one's, which needs the least: what it lacks helps all others too.
 pub(super) fn climb(ground: &Ground<'_>) -> Result<Rung> {
-    let mut refused: Option<Error> = None;
-    let asked = ground.plan.sampler;
+    let rights = Rights::now();
+    if let Some(choice) = ground.plan.sampler {
+        return open(ground, choice, rights);
+    }
+    let mut ebpf_lacks = String::new();
+    let mut last = None;
     for choice in [SamplerChoice::Ebpf, SamplerChoice::Perf, SamplerChoice::Memory] {
-        if asked.is_some_and(|a| a != choice) {
-            continue;
-        }
-        match open(ground, choice) {
+        match open(ground, choice, rights) {
             Ok(mut rung) => {
-                if let Some(why) = &refused {
-                    let loses = rung.loses.take().unwrap_or_default();
-                    rung.loses = Some(format!("{loses} ({why:#})"));
-                }
+                rung.loses = rung.loses.map(|loses| format!("{loses}{ebpf_lacks}"));
                 return Ok(rung);
             }
-            Err(e) => refused = refused.or(Some(e)),
+            // Nobody to sample is no question of rights.
+            Err(e) if matches!(e.kind(), Kind::Gone | Kind::Usage) => return Err(e),
+            Err(e) => {
+                if choice == SamplerChoice::Ebpf {
+                    let needs = rights.ebpf_needs();
+                    ebpf_lacks = if needs.is_empty() { format!(" (eBPF: {e:#})") } else { format!(" (eBPF {needs})") };
+                }
+                last = Some(e);
+            }
         }
     }
-    Err(refused.unwrap_or_else(|| Error::new(Kind::Bug, "no sampler was tried")))
+    Err(last.unwrap_or_else(|| Error::new(Kind::Bug, "no sampler was tried")))
 }
 
-fn open(ground: &Ground<'_>, choice: SamplerChoice) -> Result<Rung> {
+fn open(ground: &Ground<'_>, choice: SamplerChoice, rights: Rights) -> Result<Rung> {
     let plan = ground.plan;
     let wanted = Wanted {
         rate_hz: plan.rate.0,
@@ -74,13 +92,51 @@ fn open(ground: &Ground<'_>, choice: SamplerChoice) -> Result<Rung> {
             Ok(Rung { engine: Box::new(engine), name: "eBPF", loses: None })
         }
         SamplerChoice::Perf => {
-            let engine = PerfSampler::open(ground.targets, wanted, recorder, modules, naming, ground.now)?;
-            let kernel = if engine.excludes_kernel() { ", time in the kernel is not sampled" } else { "" };
-            let loses = format!(
-                "sampling by perf events without eBPF: Python frames are read up to a millisecond after the sample{kernel}"
-            );
-            Ok(Rung { engine: Box::new(engine), name: "perf", loses: Some(loses) })
+            let engine = PerfSampler::open(ground.targets, wanted, recorder, modules, naming, ground.now)
+                .map_err(|e| rights.perf(e))?;
+            let mut loses = match unreadable(ground, rights) {
+                Some(why) => format!("sampler perf: no Python frames ({})", with_advice(&why)),
+                None => "sampler perf: Python frames are read a moment after each sample".to_owned(),
+            };
+            if engine.excludes_kernel() {
+                loses.push_str(", time in the kernel has no stacks");
+            }
+            if wanted.off_cpu {
+                loses.push_str(", waits are met by a timer, without native frames");
+            }
+            Ok(Rung { engine: Box::new(engine), name: "perf", loses: Some(loses + &haste(plan)) })
         }
-        SamplerChoice::Memory => Err(Error::new(Kind::Unsupported, "this rung of the sampler is not built yet")),
+        SamplerChoice::Memory => {
+            if let Some(why) = unreadable(ground, rights) {
+                return Err(why);
+            }
+            let engine = MemorySampler::open(ground.targets, wanted, recorder, modules, naming, ground.now)?;
+            let mut loses = "sampler memory: no native and kernel frames, functions in C count as their Python callers";
+            if !engine.has_python() {
+                loses = "sampler memory: no native and kernel frames; without Python in the process only the times of its threads are left";
+            }
+            Ok(Rung { engine: Box::new(engine), name: "memory", loses: Some(loses.to_owned() + &haste(plan)) })
+        }
     }
+}
+
+/// Why no target's memory can be read; `None`: one's can.
+fn unreadable(ground: &Ground<'_>, rights: Rights) -> Option<Error> {
+    let mut why = None;
+    for target in ground.targets {
+        why = Some(rights.memory(target.pid)?);
+    }
+    why
+}
+
+fn with_advice(e: &Error) -> String {
+    e.advice().map_or_else(|| e.to_string(), |advice| format!("{e}; {advice}"))
+}
+
+/// A word about rates for which a wake-up a sample is too dear.
+fn haste(plan: &Plan) -> String {
+    if plan.rate.0 <= GENTLE_HZ {
+        return String::new();
+    }
+    format!("; {} is much for it, {GENTLE_HZ} Hz is enough", plan.rate)
 }

@@ -7,6 +7,7 @@ mod ladder;
 mod measure;
 mod naming;
 pub mod plan;
+mod rights;
 
 pub use control::{Painter, Progress, Remark, Status, Stop};
 pub use plan::Plan;

@@ -8,6 +8,13 @@ pub fn start_ticks(pid: u32) -> Option<u64> {
     stat(pid).map(|s| s.1)
 }
 
+/// Whether `pid` still is the process that started at `start_ticks`, and not a zombie.
+pub fn is_running(pid: u32, start_ticks: u64) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let zombie = text.rfind(") ").and_then(|at| text.get(at + 2..at + 3)).is_none_or(|s| matches!(s, "Z" | "X" | "x"));
+    !zombie && parse(&text).is_some_and(|s| s.1 == start_ticks)
+}
+
 /// A process row: `parent` 0 asks `/proc`. What cannot be read any more stays empty.
 pub fn describe(pid: u32, parent: u32, start_ticks: u64) -> Process {
     let parent = if parent == 0 { stat(pid).map_or(0, |s| s.0) } else { parent };
@@ -19,7 +26,10 @@ pub fn describe(pid: u32, parent: u32, start_ticks: u64) -> Process {
 
 /// Parent pid and start time, fields 4 and 22 of `/proc/PID/stat`. The name in between may contain anything.
 fn stat(pid: u32) -> Option<(u32, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse(text: &str) -> Option<(u32, u64)> {
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
     Some((parent, fields.nth(17)?.parse().ok()?))
@@ -35,5 +45,6 @@ mod tests {
         let row = describe(me, 0, start_ticks(me).unwrap());
         assert!(row.parent > 0 && row.start_ticks > 0 && !row.exe.is_empty());
         assert_eq!(start_ticks(u32::MAX), None);
+        assert!(is_running(me, row.start_ticks) && !is_running(me, row.start_ticks + 1) && !is_running(u32::MAX, 0));
     }
 }

@@ -180,6 +180,9 @@ impl Assembler {
         if !filled {
             stack.push(recorder.label(gap));
         }
+        if stack.is_empty() {
+            stack.push(recorder.label("[no frames]"));
+        }
         stack.reverse();
         Assembled {
             thread: thread_of(process, parts.tid, recorder),

@@ -6,7 +6,9 @@
 //! ```
 
 mod assemble;
+mod kerneltime;
 mod late;
+mod memory;
 pub mod merge;
 mod naming;
 pub(in crate::collect) mod once;
@@ -21,8 +23,10 @@ mod roster;
 mod sampler;
 mod scheduler;
 mod sleepers;
+mod states;
 mod switches;
 mod ticker;
+mod watch;
 
 use crate::clock::Mono;
 use crate::collect::Running;
@@ -31,6 +35,7 @@ use crate::error::Result;
 pub(in crate::collect) use process::load as load_module;
 pub(in crate::collect) use python::merge_rule;
 
+pub use memory::MemorySampler;
 pub use naming::{Naming, Unnamed, What};
 pub use perf::PerfSampler;
 pub use sampler::{Sampler, Tally, Target, Wanted};

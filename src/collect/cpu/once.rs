@@ -29,8 +29,6 @@ pub(in crate::collect) struct Caught {
     pub regs: Option<[u64; 3]>,
     /// Its stack from SP upwards.
     pub stack: Vec<u8>,
-    /// The stack is longer than that.
-    pub cut: bool,
     /// Kernel addresses, leaf first.
     pub kernel: Vec<u64>,
     /// Python frames and entry marks, leaf first.
@@ -83,7 +81,6 @@ impl Round {
                 at: Mono(record.time),
                 regs: record.regs,
                 stack: record.stack.to_vec(),
-                cut: record.stack_full,
                 kernel: record.kernel().collect(),
                 frames: sample.frames().collect(),
                 flags: sample.flags,

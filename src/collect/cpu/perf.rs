@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
+use super::kerneltime::KernelTime;
 use super::naming::Naming;
 use super::perthread::{PerThread, Settings};
 use super::process::Shared;
 use super::roster::{Reads, Roster, Tick};
 use super::sampler::{Tally, Target, Wanted};
+use super::watch::{Times, Watch};
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::Running;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::os::perf::Record;
 use crate::os::schedule::wake_promptly;
 use crate::record::{Event, Loss, Reading, Recorder, State};
@@ -33,6 +35,9 @@ pub struct PerfSampler {
     told: Reads,
     throttled: u64,
     prompt: bool,
+    /// Looks at the threads that wait.
+    waits: Option<Watch>,
+    kernel: KernelTime,
 }
 
 impl std::fmt::Debug for PerfSampler {
@@ -54,14 +59,14 @@ impl PerfSampler {
         naming: Naming,
         now: Mono,
     ) -> Result<Self> {
-        if wanted.off_cpu && !wanted.on_cpu {
-            return Err(Error::new(Kind::Unsupported, "waits cannot be seen by perf events without eBPF"));
-        }
         let settings = Settings { rate_hz: wanted.rate_hz, cycles: wanted.cycles, follow: wanted.follow };
         let mut timers = PerThread::open(settings, now)?;
-        for t in targets {
-            timers.add_process(t.pid, now)?;
+        if wanted.on_cpu {
+            for t in targets {
+                timers.add_process(t.pid, now)?;
+            }
         }
+        let waits = wanted.off_cpu.then(|| Watch::new(wanted.rate_hz, Times { on: false, off: true }, now));
         let roster = Roster::new(targets, wanted.follow, Shared { recorder, modules, naming }, now);
         Ok(Self {
             timers,
@@ -71,6 +76,8 @@ impl PerfSampler {
             malformed: 0,
             told: Reads::default(),
             throttled: 0,
+            waits,
+            kernel: KernelTime::default(),
             prompt: false,
         })
     }
@@ -115,6 +122,9 @@ impl PerfSampler {
         lose(std::mem::take(&mut self.malformed), "records that could not be read");
         lose(self.timers.throttled - self.throttled, "the kernel throttled the timer");
         self.throttled = self.timers.throttled;
+        if self.timers.excludes_kernel() {
+            self.kernel.account(&mut self.roster, now);
+        }
         let (old, new) = (self.told, self.roster.reads);
         self.told = new;
         record_reads(&recorder, now, new);
@@ -137,7 +147,13 @@ pub(super) fn record_reads(recorder: &Recorder, at: Mono, reads: Reads) {
 }
 
 impl Engine for PerfSampler {
-    fn start(&mut self, _: Mono) -> Result<()> {
+    fn start(&mut self, now: Mono) -> Result<()> {
+        if let Some(waits) = &mut self.waits {
+            waits.start(&self.roster, now);
+        }
+        if self.timers.excludes_kernel() {
+            self.kernel.start(&self.roster);
+        }
         self.timers.start()
     }
 
@@ -166,9 +182,13 @@ impl Running for PerfSampler {
             self.prompt = true;
             wake_promptly();
         }
-        self.timers.wait(BEAT);
+        let next = self.waits.as_ref().map(|w| Duration::from_nanos(w.next().since(SystemClock.now())));
+        self.timers.wait(next.map_or(BEAT, |n| n.min(BEAT)));
         let now = SystemClock.now();
         self.drain(now);
+        if let Some(waits) = &mut self.waits {
+            waits.tick(&mut self.roster, now);
+        }
         if now.since(self.accounted) >= ACCOUNT_NS {
             self.account(now);
         }
@@ -178,6 +198,9 @@ impl Running for PerfSampler {
     fn finish(&mut self, now: Mono) -> Result<()> {
         self.timers.stop();
         self.drain(now);
+        if let Some(waits) = &mut self.waits {
+            waits.finish(&mut self.roster, now);
+        }
         self.account(now);
         Ok(())
     }

@@ -270,21 +270,6 @@ impl PerThread {
             }
         }
     }
-
-    /// Lets go of the threads of a process that ended. Its children may have inherited from them: not when they are followed.
-    pub(super) fn remove_process(&mut self, pid: u32) {
-        if self.settings.follow {
-            return;
-        }
-        self.own.retain(|_, p| *p != pid);
-        self.owners.retain(|_, tid| self.own.contains_key(tid));
-        self.timers.retain(|id, _| self.owners.contains_key(id));
-    }
-
-    /// Bytes of stack that are copied at most.
-    pub(super) fn stack_bytes(&self) -> u32 {
-        self.attr.stack_bytes
-    }
 }
 
 /// A guess at a processor's clock, for `cycles`.

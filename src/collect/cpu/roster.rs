@@ -5,20 +5,37 @@
 
 use rustc_hash::FxHashMap;
 
-use super::assemble::{Assembled, Assembler, Parts};
+use super::assemble::{Assembled, Assembler, Parts, thread_of};
+use super::perthread::threads_of;
 use super::process::{Process, Shared};
 use super::reader::{CStack, Reader, Seen};
 use super::sampler::{Tally, Target};
 use crate::clock::Mono;
+use crate::error::{Error, Kind, Result};
 use crate::os::bpf::{PyFrame, flag};
 use crate::os::perf::{Record, StackSample};
-use crate::record::{Event, Mark, Sample, SampleFlags, State, Thread};
+use crate::record::{Event, Mark, Sample, SampleFlags, StackId, State, Thread, ThreadId};
+
+/// Between two looks for an interpreter: at first, and at the longest.
+const PATIENCE_NS: (u64, u64) = (50_000_000, 5_000_000_000);
 
 /// A process and the reader of its Python frames.
 pub(super) struct Member {
     pub(super) process: Process,
     pub(super) reader: Reader,
     start_ticks: u64,
+    /// The auxiliary vector, whose addresses are other ones after an exec.
+    marks: Vec<u8>,
+    /// When to look for an interpreter again where nothing tells that mappings changed.
+    look_at: Mono,
+    patience_ns: u64,
+}
+
+impl Member {
+    fn new(process: Process, start_ticks: u64) -> Self {
+        let reader = Reader::new(process.pid);
+        Self { process, reader, start_ticks, marks: Vec::new(), look_at: Mono(0), patience_ns: PATIENCE_NS.0 }
+    }
 }
 
 /// What one tick says, its Python frames aside.
@@ -78,7 +95,7 @@ impl Roster {
         for t in targets {
             let mut process = Process::new(t.pid, t.id, now);
             process.refresh(&roster.shared, now);
-            let member = Member { process, reader: Reader::new(t.pid), start_ticks: t.start_ticks };
+            let member = Member::new(process, t.start_ticks);
             roster.announce(&member);
             roster.members.insert(t.pid, member);
         }
@@ -132,6 +149,7 @@ impl Roster {
         if exec {
             m.process.exec();
             m.reader.exec();
+            (m.look_at, m.patience_ns) = (Mono(0), PATIENCE_NS.0);
             m.process.refresh(&self.shared, now);
             let text = format!("process {pid} runs {name}");
             self.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exec", text }));
@@ -150,7 +168,7 @@ impl Roster {
         let id = self.shared.recorder.process(crate::target::describe(pid, parent, start_ticks));
         let mut process = Process::new(pid, id, now);
         process.refresh(&self.shared, now);
-        let member = Member { process, reader: Reader::new(pid), start_ticks };
+        let member = Member::new(process, start_ticks);
         self.announce(&member);
         self.members.insert(pid, member);
     }
@@ -180,47 +198,139 @@ impl Roster {
         if let Some(python) = &process.python {
             row.runtime = format!("CPython {}", python.runtime.text);
         } else if let Some(why) = &process.refused {
-            row.runtime = why.clone();
+            row.runtime.clone_from(why);
         }
         self.shared.recorder.update_process(process.id, row);
     }
 
     /// Reads the Python frames of the tick's thread and records the sample. `now` is the time of the read.
     pub(super) fn sample(&mut self, tick: Tick<'_>, now: Mono) {
+        let Some(made) = self.assemble(&tick, now) else { return };
+        let Assembled { thread, stack, flags, cut } = made;
+        self.cut += u64::from(cut);
+        self.tally.samples += 1;
+        let Tick { at, weight_ns, state, reason, .. } = tick;
+        self.shared.recorder.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
+    }
+
+    /// The stack of the tick's thread, without a sample.
+    pub(super) fn stack(&mut self, tick: &Tick<'_>, now: Mono) -> Option<(StackId, SampleFlags)> {
+        self.assemble(tick, now).map(|made| (made.stack, made.flags))
+    }
+
+    /// The row of a thread.
+    pub(super) fn thread(&mut self, pid: u32, tid: u32) -> Option<ThreadId> {
+        let Self { members, shared, .. } = self;
+        Some(thread_of(&mut members.get_mut(&pid)?.process, tid, &shared.recorder))
+    }
+
+    /// Records time of a thread whose stack nobody saw.
+    pub(super) fn unseen(
+        &mut self,
+        (pid, tid): (u32, u32),
+        label: &'static str,
+        weight_ns: u64,
+        state: State,
+        at: Mono,
+    ) {
+        let Some(thread) = self.thread(pid, tid) else { return };
+        let recorder = &self.shared.recorder;
+        let stack = recorder.stack(&[recorder.label(label)]);
+        let (reason, flags) = (None, SampleFlags(SampleFlags::APPROXIMATE));
+        recorder.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
+    }
+
+    fn assemble(&mut self, tick: &Tick<'_>, now: Mono) -> Option<Assembled> {
         if !self.members.contains_key(&tick.pid) {
             if !self.follow {
-                return;
+                return None;
             }
             self.born(tick.pid, 0, now);
         }
         let Self { shared, members, frames, assembler, reads, .. } = self;
-        let Some(Member { process, reader, .. }) = members.get_mut(&tick.pid) else { return };
+        let Member { process, reader, .. } = members.get_mut(&tick.pid)?;
         // First of all: each microsecond that passes here takes the frames further from the tick.
-        let seen = match &process.python {
-            Some(python) => {
-                let stack = tick.native.and_then(|r| Some(CStack { sp: r.regs?[1], bytes: r.stack }));
-                reader.read((&python.runtime, &python.walker()), tick.tid, stack, now, frames)
-            }
-            None => {
-                frames.clear();
-                Seen::default()
-            }
+        let seen = if let Some(python) = &process.python {
+            let stack = tick.native.and_then(|r| Some(CStack { sp: r.regs?[1], bytes: r.stack }));
+            reader.read((&python.runtime, &python.walker()), tick.tid, stack, now, frames)
+        } else {
+            frames.clear();
+            Seen::default()
         };
-        let has_python = seen.flags & flag::HAS_TSTATE != 0;
         let parts = Parts { tid: tick.tid, native: tick.native, walker: seen.flags, late: true, scheduler: None };
-        let made = assembler.assemble(process, shared, parts, frames.iter().copied(), now);
-        let Assembled { thread, stack, flags, cut } = made;
-        let mut flags = flags;
-        if has_python {
-            flags.0 |= SampleFlags::APPROXIMATE;
+        let mut made = assembler.assemble(process, shared, parts, frames.iter().copied(), now);
+        if seen.flags & flag::HAS_TSTATE != 0 {
+            made.flags.0 |= SampleFlags::APPROXIMATE;
             reads.stacks += 1;
             reads.moved += u64::from(seen.moved);
-            reads.stale += u64::from(flags.has(SampleFlags::UNMERGED));
+            let astray = SampleFlags::UNMERGED | SampleFlags::PYTHON_LOST;
+            reads.stale += u64::from(made.flags.has(astray));
             reads.delay_ns += now.since(tick.at);
         }
-        self.cut += u64::from(cut);
-        self.tally.samples += 1;
-        let Tick { at, weight_ns, state, reason, .. } = tick;
-        shared.recorder.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
+        if tick.native.is_none() {
+            made.flags.0 |= SampleFlags::APPROXIMATE;
+        }
+        Some(made)
     }
+
+    /// Forgets targets that have ended since they were chosen.
+    ///
+    /// # Errors
+    /// `Gone` when none is left.
+    pub(super) fn drop_gone(&mut self, now: Mono) -> Result<()> {
+        let gone = self.gone();
+        for pid in &gone {
+            self.ended(*pid, now);
+        }
+        match gone.first() {
+            Some(pid) if self.members.is_empty() => Err(Error::new(Kind::Gone, format!("process {pid} has ended"))),
+            _ => Ok(()),
+        }
+    }
+
+    fn gone(&self) -> Vec<u32> {
+        let runs = |m: &Member| crate::target::is_running(m.process.pid, m.start_ticks);
+        self.members.values().filter(|m| !runs(m)).map(|m| m.process.pid).collect()
+    }
+
+    /// Finds out what nobody tells: targets that ended, that run another program, and children that were born.
+    pub(super) fn census(&mut self, follow: bool, now: Mono) {
+        for pid in self.gone() {
+            self.ended(pid, now);
+        }
+        let mut changed = Vec::new();
+        let mut children = Vec::new();
+        for (&pid, m) in &mut self.members {
+            let marks = std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default();
+            let old = std::mem::replace(&mut m.marks, marks);
+            if !old.is_empty() && !m.marks.is_empty() && old != m.marks {
+                changed.push(pid);
+            } else if m.process.python.is_none() && m.process.refused.is_none() && now >= m.look_at {
+                // It may load an interpreter yet; the longer it has not, the less likely.
+                m.process.set_stale();
+                m.patience_ns = (m.patience_ns * 2).min(PATIENCE_NS.1);
+                m.look_at = now.plus(m.patience_ns);
+            }
+            if follow {
+                children.extend(children_of(pid).into_iter().map(|child| (child, pid)));
+            }
+        }
+        for pid in changed {
+            let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+            self.renamed(pid, pid, true, name.trim_ascii_end(), now);
+        }
+        for (child, parent) in children {
+            self.born(child, parent, now);
+        }
+        self.refresh(now);
+    }
+}
+
+/// The children that the threads of `pid` gave birth to, where the kernel lists them (CONFIG_PROC_CHILDREN).
+fn children_of(pid: u32) -> Vec<u32> {
+    let of = |tid: u32| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+    threads_of(pid)
+        .into_iter()
+        .flat_map(|t| of(t).split_ascii_whitespace().filter_map(|w| w.parse().ok()).collect::<Vec<u32>>())
+        .collect()
 }
