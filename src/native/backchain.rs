@@ -205,7 +205,7 @@ impl Prologue {
                     below += u64::from(u32::from_le_bytes([*a, *b, *c, *d]));
                 }
                 // Calls, jumps, returns: behind them SP only moves by what is not told in advance.
-                [0xe8 | 0xe9 | 0xeb | 0xc3 | 0x70..=0x7f, ..] | [0x0f, 0x80..=0x8f, ..] | [0xff, ..] if framed => break,
+                [0xe8 | 0xe9 | 0xeb | 0xc3 | 0x70..=0x7f | 0xff, ..] | [0x0f, 0x80..=0x8f, ..] if framed => break,
                 _ => {}
             }
             code = code.get(length..).unwrap_or_default();

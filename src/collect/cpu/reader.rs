@@ -425,20 +425,19 @@ impl Snapshot {
         let offset = (at - start) as usize;
         let mut pages = self.pages.borrow_mut();
         let Pages { at: starts, bytes } = &mut *pages;
-        let index = match starts.iter().position(|p| *p == start) {
-            Some(index) => index,
-            None => {
-                let index = starts.len();
-                if index >= PAGE_LIMIT {
-                    return self.live.read(at, into);
-                }
-                if bytes.len() <= index {
-                    bytes.push([0; PAGE]);
-                }
-                self.live.read(start, bytes.get_mut(index).ok_or(fault)?)?;
-                starts.push(start);
-                index
+        let index = if let Some(index) = starts.iter().position(|p| *p == start) {
+            index
+        } else {
+            let index = starts.len();
+            if index >= PAGE_LIMIT {
+                return self.live.read(at, into);
             }
+            if bytes.len() <= index {
+                bytes.push([0; PAGE]);
+            }
+            self.live.read(start, bytes.get_mut(index).ok_or(fault)?)?;
+            starts.push(start);
+            index
         };
         let from = bytes.get(index).and_then(|page| page.get(offset..offset + into.len())).ok_or(fault)?;
         into.copy_from_slice(from);

@@ -145,9 +145,9 @@ impl Threads {
             let state = known.state(pid, tid)?;
             let elapsed = elapsed.min(LATE_LIMIT_NS);
             if state == 'R' {
-                known.due.on += elapsed
+                known.due.on += elapsed;
             } else {
-                known.due.off += elapsed
+                known.due.off += elapsed;
             }
             return Some(Glance { ran: true, state: Some(state) });
         };

@@ -131,11 +131,11 @@ impl<'a> Fields<'a> {
 }
 
 /// Takes a record apart. `layout_of` says for an event's identifier how its samples are laid out.
-pub fn parse<'a>(record: &'a [u8], layout_of: impl Fn(u64) -> Layout) -> Record<'a> {
+pub fn parse(record: &[u8], layout_of: impl Fn(u64) -> Layout) -> Record<'_> {
     parse_fields(record, layout_of).unwrap_or(Record::Malformed)
 }
 
-fn parse_fields<'a>(record: &'a [u8], layout_of: impl Fn(u64) -> Layout) -> Option<Record<'a>> {
+fn parse_fields(record: &[u8], layout_of: impl Fn(u64) -> Layout) -> Option<Record<'_>> {
     let mut f = Fields(record);
     let kind = f.u32()?;
     let misc = u16::from_le_bytes(f.bytes(2)?.try_into().ok()?);
