@@ -98,6 +98,10 @@ impl PythonSide {
             }
             // Up to 3.10 a code object has its bare name alone; its function or class knows the qualified one.
             let qualname = self.qualnames.of(&self.memory, &self.runtime, &code);
+            // It was alive to the end, so its strings were: what was read is of this object and no other.
+            if !is_alive(&self.memory, &self.runtime, &code) {
+                return None;
+            }
             // Names die with their code objects; one that does not end in the bare name is another's.
             let fits =
                 |q: &String| q.strip_suffix(code.name.as_str()).is_some_and(|p| p.is_empty() || p.ends_with('.'));
@@ -116,6 +120,21 @@ impl PythonSide {
         self.frames.insert(frame, id);
         id
     }
+}
+
+/// Whether the code object is still there: it is referred to, and its name and line table are where they were. The
+/// allocator writes a pointer or 0 over the reference count of what is freed.
+fn is_alive(memory: &LiveMemory, runtime: &Runtime, code: &Code) -> bool {
+    let l = &runtime.layout;
+    let word = |offset: u32| memory.u64_at(code.address.checked_add(u64::from(offset))?).ok();
+    let (Some(count), Some(name), Some(table)) =
+        (memory.u64_at(code.address).ok(), word(l.code_name), word(l.code_linetable))
+    else {
+        return false;
+    };
+    // From 3.14 on the upper half of the word has flags.
+    let counted = if runtime.version.minor >= 14 { count as u32 != 0 } else { (1..1 << 40).contains(&count) };
+    counted && (name, table) == code.marks
 }
 
 /// The fingerprint that the walker computes of a code object (walk.h), from its first line and its [`Code::marks`].
