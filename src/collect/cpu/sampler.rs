@@ -209,6 +209,19 @@ impl Sampler {
         Ok(())
     }
 
+    /// Children that were born after the targets were listed and before their births were watched.
+    fn meet_children(&mut self, now: Mono) {
+        let mut to_ask: Vec<u32> = self.table.processes.keys().copied().collect();
+        while let Some(parent) = to_ask.pop() {
+            for child in crate::target::children(parent) {
+                if !self.table.processes.contains_key(&child) {
+                    self.table.born(&mut self.ticker.programs, child, parent, now);
+                    to_ask.push(child);
+                }
+            }
+        }
+    }
+
     fn tell_long(&mut self, now: Mono, all: bool) {
         let programs = &self.ticker.programs;
         let still_away =
@@ -259,6 +272,9 @@ fn target(process: &Process, start_tick: u64) -> bpf::Target {
 impl Engine for Sampler {
     fn start(&mut self, now: Mono) -> Result<()> {
         self.ticker.start(now)?;
+        if self.table.follow {
+            self.meet_children(now);
+        }
         if self.off_cpu {
             self.enter_threads()?;
         }
@@ -428,7 +444,7 @@ impl Table {
         if let Some(python) = &process.python {
             row.runtime = format!("CPython {}", python.runtime.text);
         } else if let Some(why) = &process.refused {
-            row.runtime = why.clone();
+            row.runtime.clone_from(why);
         }
         self.shared.recorder.update_process(process.id, row);
     }
