@@ -337,19 +337,21 @@ fn programs() -> Vec<String> {
 #[test]
 fn live_killed_two_hundred_times_it_leaves_nothing_behind() {
     let home = tempfile::tempdir().unwrap();
-    let path = home.path().join("run.perfkit");
     let mut target = Target::python(python("3.11"), "truth/flutter.py").start();
     let pid = target.pid().to_string();
     let before = programs();
     let mut rounds = 0;
     for kill in 0..200_u64 {
-        let args = ["cpu", "--pid", &pid, "-r", "999", "-o", path.to_str().unwrap(), "--force", "-q"];
+        let path = home.path().join(format!("{kill}.perfkit"));
+        let args = ["cpu", "--pid", &pid, "-r", "999", "-o", path.to_str().unwrap(), "-q"];
         let mut run = Background::start(&args);
         if kill % 20 == 19 {
             // Some live long enough to have written: a second's transaction and its names.
-            wait_until("a recording with samples", PATIENCE, || {
+            wait_until("a recording of two seconds", PATIENCE, || {
                 run.expect_alive();
-                Recording::open(&path).is_ok_and(|r| !r.samples.is_empty())
+                // Names of native frames may be a transaction late.
+                let span = |r: &Recording| Some(r.samples.last()?.at.since(r.samples.first()?.at));
+                Recording::open(&path).is_ok_and(|r| span(&r).is_some_and(|ns| ns > 2_000_000_000))
             });
         } else {
             // The others die at any moment of their first tenths of a second: before, while and after they attach.
