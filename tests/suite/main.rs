@@ -12,6 +12,7 @@ mod cli;
 mod demo;
 mod layers;
 mod live_truth;
+mod live_weather;
 mod mutation;
 mod profiled;
 mod python;
