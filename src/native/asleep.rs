@@ -73,6 +73,8 @@ pub struct Asleep {
     pub call: Option<Call>,
     /// [`Self::unwind`] had to guess RBP: an older frame may have been taken for a present one.
     pub guessed: bool,
+    /// The frame of `vfork`, which has left no trace on the stack.
+    leaf: Option<NativeFrame>,
 }
 
 impl fmt::Debug for Asleep {
@@ -163,7 +165,7 @@ pub fn look<T>(
             Place::Blocked { call, sp, pc } => (call, sp, pc),
         };
         let (bytes, cut) = stack(memory, maps, sp);
-        let asleep = Asleep { regs: [UNKNOWN_BP, sp, pc], bytes, cut, call, guessed: false };
+        let asleep = Asleep { regs: [UNKNOWN_BP, sp, pc], bytes, cut, call, guessed: false, leaf: None };
         let other = also(call);
         // Blocked after the first count, and no turn since: everything in between stood still. Without any count a second
         // look at the same place has to do.
@@ -221,40 +223,38 @@ impl Asleep {
         frames: &mut Vec<NativeFrame>,
         unwinding: &mut dyn Unwinding,
     ) -> End {
-        let leaf = self.step_over_vfork(maps);
-        if leaf.is_some() {
-            // Makes the module of the leaf known.
-            unwinding.unwind(self.copy(), frames);
-            self.regs[2] = self.call.map_or(self.regs[2], |c| c.args[0].wrapping_sub(1));
-        }
+        self.step_over_vfork(maps, frames, unwinding);
         let end = self.settle(Code { memory, maps }, frames, unwinding);
-        let end = match elsewhere(&self.copy(), frames).filter(|_| end == End::Lost) {
+        let end = match elsewhere(&self.copy(), frames).filter(|_| end != End::Root) {
             Some((trampoline, regs)) => {
                 frames.truncate(trampoline + 1);
-                let (bytes, _) = stack(memory, maps, regs[1]);
+                let (bytes, cut) = stack(memory, maps, regs[1]);
                 let mut further = Vec::new();
                 let end = unwinding.unwind(StackCopy { regs, bytes: &bytes }, &mut further);
                 frames.append(&mut further);
-                end
+                whole_or_lost(end, cut)
             }
             None => end,
         };
-        frames.splice(0..0, leaf);
+        frames.splice(0..0, self.leaf);
         end
     }
 
     /// glibc's `vfork` takes its return address off the stack and keeps it in RDI, the first argument, since parent and
-    /// child share the stack. The frame of `vfork` itself, if the thread is in there.
-    fn step_over_vfork(&self, maps: &Maps) -> Option<NativeFrame> {
-        let call = self.call.filter(|c| i64::from(c.number) == libc::SYS_vfork)?;
+    /// child share the stack: the frame of `vfork` itself is set aside, and unwinding begins at its caller.
+    fn step_over_vfork(&mut self, maps: &Maps, frames: &mut Vec<NativeFrame>, unwinding: &mut dyn Unwinding) {
         let [_, sp, pc] = self.regs;
-        maps.at(call.args[0]).filter(|m| m.executable)?;
-        Some(NativeFrame { address: pc, sp, cfa: sp })
+        let call = self.call.filter(|c| i64::from(c.number) == libc::SYS_vfork && self.leaf.is_none());
+        let Some(call) = call.filter(|c| maps.at(c.args[0]).is_some_and(|m| m.executable)) else { return };
+        // Makes the module of the leaf known.
+        unwinding.unwind(self.copy(), frames);
+        self.leaf = Some(NativeFrame { address: pc, sp, cfa: sp });
+        self.regs[2] = call.args[0].wrapping_sub(1);
     }
 
     /// Unwinds, and finds RBP if that is what is missing.
     fn settle(&mut self, code: Code<'_>, frames: &mut Vec<NativeFrame>, unwinding: &mut dyn Unwinding) -> End {
-        let end = unwinding.unwind(self.copy(), frames);
+        let end = whole_or_lost(unwinding.unwind(self.copy(), frames), self.cut);
         let (End::Lost, Some(stuck), UNKNOWN_BP) = (end, frames.last().copied(), self.regs[0]) else { return end };
         let by_table = || function_at(code.memory, code.maps, stuck.address);
         let function = unwinding.function(stuck.address).or_else(by_table);
@@ -262,7 +262,7 @@ impl Asleep {
         let mut trial = Vec::new();
         for candidate in candidates(&self.copy(), stuck, function, code) {
             self.regs[0] = candidate.bp;
-            let end = unwinding.unwind(self.copy(), &mut trial);
+            let end = whole_or_lost(unwinding.unwind(self.copy(), &mut trial), self.cut);
             let further = trial.len() > known && trial.get(..known - 1) == frames.get(..known - 1);
             if further && (end != End::Lost || elsewhere(&self.copy(), &trial).is_some()) {
                 std::mem::swap(frames, &mut trial);
@@ -273,6 +273,11 @@ impl Asleep {
         self.regs[0] = UNKNOWN_BP;
         End::Lost
     }
+}
+
+/// Past the end of a stack that was read to its end there is nothing: who looks there has lost the way.
+fn whole_or_lost(end: End, cut: bool) -> End {
+    if end == End::Truncated && !cut { End::Lost } else { end }
 }
 
 /// The frame in which a signal handler on a stack of its own returns, and the registers of what it interrupted.

@@ -10,7 +10,7 @@ use crate::native::unwind::{End, NativeFrame};
 
 /// How the two fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fit {
+pub(in crate::collect) enum Fit {
     /// Each eval call of the sample has Python frames.
     Whole,
     /// Some eval calls of the sample had been left.
@@ -21,7 +21,7 @@ pub(super) enum Fit {
 
 /// Merges into `out` (cleared first). `is_eval` says whether an address lies in the eval function, `None` when nothing is
 /// known of it.
-pub(super) fn merge_late<F: Copy>(
+pub(in crate::collect) fn merge_late<F: Copy>(
     rule: Rule,
     native: &[NativeFrame],
     end: End,

@@ -32,6 +32,7 @@ use crate::clock::Mono;
 use crate::collect::Running;
 use crate::error::Result;
 
+pub(in crate::collect) use late::{Fit, merge_late};
 pub(in crate::collect) use process::load as load_module;
 pub(in crate::collect) use python::merge_rule;
 

@@ -49,6 +49,11 @@ pub struct Options {
     pub patience: Nanos,
 }
 
+/// How long to wait at most before threads are looked at again.
+const BEAT: Duration = Duration::from_millis(4);
+/// What is said of a thread whose Python frames are later than its native ones.
+const LATE: &str = "it runs: its Python frames were read a moment after its native ones";
+
 impl Default for Options {
     fn default() -> Self {
         Self { locals: false, native: true, patience: Nanos(100_000_000) }
@@ -223,32 +228,23 @@ impl Dumper {
 
     /// The threads that run: sampled on their CPUs, or taken asleep if they fall asleep before that.
     fn running(&mut self, target: &Identity, mut awake: Vec<TaskFacts>) -> Result<()> {
-        let begun = SystemClock.now();
-        let runtime = self.pythons.as_ref().map(|p| p.runtime.clone());
-        let started =
-            self.options.native.then(|| Round::start(target.pid, target.start_ticks, runtime.as_ref(), begun));
-        let mut round = match started {
-            Some(Ok(round)) => Some(round),
-            Some(Err(e)) => {
-                self.remarks.push(format!("threads that run are shown without native frames: {e:#}"));
-                None
-            }
-            None => None,
-        };
+        let mut round = self.options.native.then(|| self.start_round(target)).flatten();
         // Without the sampler only sleep can be waited for, and a thread that computes may not sleep for long.
         let patience = if round.is_some() { self.options.patience } else { Nanos(self.options.patience.0 / 4) };
         let started = SystemClock.now();
         while !awake.is_empty() && SystemClock.now().since(started) < patience.0 {
-            let interval = round.as_ref().map_or(Duration::from_millis(2), Round::interval);
-            std::thread::sleep(interval.min(Duration::from_millis(4)));
-            if let Some(round) = &mut round {
-                let mut met = Vec::new();
-                round.drain(|caught| met.push(caught));
-                for caught in met {
-                    if let Some(i) = awake.iter().position(|f| f.task.tid == caught.tid) {
-                        let facts = awake.swap_remove(i);
-                        self.caught(&facts, caught);
-                    }
+            let mut met = Vec::new();
+            match &mut round {
+                Some(round) => {
+                    round.wait(BEAT);
+                    round.drain(SystemClock.now(), |caught| met.push(caught));
+                }
+                None => std::thread::sleep(BEAT),
+            }
+            for caught in met {
+                if let Some(i) = awake.iter().position(|f| f.task.tid == caught.tid) {
+                    let facts = awake.swap_remove(i);
+                    self.caught(&facts, caught);
                 }
             }
             let mut still = Vec::new();
@@ -268,23 +264,48 @@ impl Dumper {
         Ok(())
     }
 
+    /// Starts the sampler, as good as it can be had here.
+    fn start_round(&mut self, target: &Identity) -> Option<Round> {
+        let runtime = self.pythons.as_ref().map(|p| p.runtime.clone());
+        match Round::start(target.pid, target.start_ticks, runtime.as_ref(), SystemClock.now()) {
+            Ok(round) => {
+                if let Some(e) = round.loses.as_ref().filter(|_| runtime.is_some()) {
+                    self.remarks.push(format!("Python frames of threads that run are read a moment late: {e:#}"));
+                }
+                Some(round)
+            }
+            Err(e) => {
+                self.remarks.push(format!("threads that run are shown without native frames: {e:#}"));
+                None
+            }
+        }
+    }
+
     /// A thread met on its CPU.
     fn caught(&mut self, facts: &TaskFacts, caught: Caught) {
         let own = self.pythons.as_ref().and_then(|p| Some((p, p.state(facts.own_tid)?)));
-        let complete = caught.flags & (flag::PY_LOST | flag::PY_TRUNCATED) == 0;
-        let mut python = own.map(|(p, _)| p.walked(&caught.frames, complete));
-        if self.options.locals
-            && let (Some(stack), Some((pythons, own))) = (&mut python, own)
-        {
-            // Read a moment later: they belong to the frames that are still the same ones.
-            let later = pythons.read(own.state, true);
-            stack::adopt_locals(stack, later.unwrap_or_default());
-        }
         let kernel = caught.kernel.iter().map(|a| self.natives.kernel_frame(*a)).collect();
-        let role = (caught.flags & flag::HOLDS_GIL != 0).then_some(GilRole::Holds);
-        let assembled = stack::assemble_caught(&mut self.natives, self.pythons.as_ref(), &caught, kernel, python);
-        let (doing, taken) = (Doing::Running, Taken::Sampled);
-        let thread = ThreadDump { at: caught.at, doing, gil: role, taken, ..self.with(facts, assembled) };
+        let (python, holds, late) = match (&caught.walked, own) {
+            (Some(walked), Some((pythons, own))) => {
+                let complete = walked.flags & (flag::PY_LOST | flag::PY_TRUNCATED) == 0;
+                let mut stack = pythons.walked(&walked.frames, complete);
+                if self.options.locals {
+                    // Read a moment later: they belong to the frames that are still the same ones.
+                    stack::adopt_locals(&mut stack, pythons.read(own.state, true).unwrap_or_default());
+                }
+                (Some(stack), walked.flags & flag::HOLDS_GIL != 0, false)
+            }
+            (None, Some((pythons, own))) => {
+                (pythons.read_steady(own.state, self.options.locals), holds_gil(pythons, own), true)
+            }
+            (_, None) => (None, false, false),
+        };
+        let taken = if late && python.is_some() { Taken::Approximate } else { Taken::Sampled };
+        let remark = (taken == Taken::Approximate).then(|| LATE.to_owned());
+        let pythons = self.pythons.as_ref();
+        let assembled = stack::assemble_caught(&mut self.natives, pythons, &caught, kernel, (python, late));
+        let (doing, gil) = (Doing::Running, holds.then_some(GilRole::Holds));
+        let thread = ThreadDump { at: caught.at, doing, gil, taken, remark, ..self.with(facts, assembled) };
         self.done.insert(facts.task.tid, thread);
     }
 
@@ -292,9 +313,7 @@ impl Dumper {
     fn from_memory(&mut self, facts: &TaskFacts) {
         let own = self.pythons.as_ref().and_then(|p| Some((p, p.state(facts.own_tid)?)));
         let role = own.filter(|(p, s)| holds_gil(p, *s)).map(|_| GilRole::Holds);
-        // The first of several tries in which it did not move is the best there is.
-        let tries = own.iter().flat_map(|(p, s)| (0..8).filter_map(|_| p.read(s.state, self.options.locals)));
-        let python = tries.reduce(|best, next| if best.moved { next } else { best });
+        let python = own.and_then(|(p, s)| p.read_steady(s.state, self.options.locals));
         let taken = if python.is_some() { Taken::Approximate } else { Taken::Nothing };
         let remark = if python.is_some() {
             "it runs: its frames were read from memory and may not belong together"

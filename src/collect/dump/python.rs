@@ -13,7 +13,7 @@ use crate::python::code::Code;
 use crate::python::heap::Heap;
 use crate::python::layout::Instr;
 use crate::python::values::Limits;
-use crate::python::{self, Cut, Runtime, frames, gil, locals, values};
+use crate::python::{self, Runtime, frames, gil, locals, values};
 use crate::record::Frame;
 use crate::record::dump::Variable;
 
@@ -21,6 +21,8 @@ use crate::record::dump::Variable;
 const DEPTH: usize = 4096;
 /// Threads whose names are read at most.
 const NAME_LIMIT: usize = 65_536;
+/// Looks at a thread that runs before torn frames are taken as they are.
+const TRIES: usize = 8;
 /// `f_lasti` of a frame that has not run an instruction, -1, as the walker in the kernel passes it on.
 const NOT_STARTED: u32 = 0x7fff_ffff;
 
@@ -129,9 +131,6 @@ impl Pythons {
     pub(super) fn read(&self, state: u64, with_locals: bool) -> Option<PyStack> {
         let thread = frames::thread(&self.memory, &self.runtime, state, DEPTH)?;
         let mut stack = PyStack { complete: thread.cut.is_none(), moved: thread.moved, ..PyStack::default() };
-        if thread.cut == Some(Cut::Limit) {
-            stack.complete = false;
-        }
         for frame in &thread.frames {
             stack.items.push(PyItem::Frame(stack.frames.len()));
             stack.items.extend(frame.c_stack.filter(|_| frame.entry).map(PyItem::Entry));
@@ -139,6 +138,19 @@ impl Pythons {
             stack.frames.push(PyRead { code: frame.code, instr: frame.instr, locals });
         }
         Some(stack)
+    }
+
+    /// The same of a thread that runs: the first of several tries in which it stood still, or the last.
+    pub(super) fn read_steady(&self, state: u64, with_locals: bool) -> Option<PyStack> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let read = self.read(state, with_locals)?;
+            if !read.moved {
+                return Some(read);
+            }
+            last = Some(read);
+        }
+        last
     }
 
     /// The frames that the walker in the kernel met.

@@ -4,6 +4,7 @@ use super::native::{Natives, within};
 use super::python::{PyStack, Pythons};
 use crate::collect::cpu::merge::{Piece, merge};
 use crate::collect::cpu::once::Caught;
+use crate::collect::cpu::{Fit, merge_late};
 use crate::native::asleep::{Asleep, Unwinding as _};
 use crate::native::unwind::{End, NativeFrame, StackCopy};
 use crate::os::memory::LiveMemory;
@@ -43,7 +44,7 @@ pub(super) fn assemble_asleep(
         guessed = asleep.guessed;
         end
     });
-    let assembled = assemble(natives, pythons, kernel, (native, end), python);
+    let assembled = assemble(natives, pythons, kernel, (native, end), (python, false));
     let ending = assembled.ending.map(|e| if guessed && e == Ending::Root { Ending::Guessed } else { e });
     Assembled { ending, ..assembled }
 }
@@ -54,7 +55,7 @@ pub(super) fn assemble_caught(
     pythons: Option<&Pythons>,
     caught: &Caught,
     kernel: Vec<Frame>,
-    python: Option<PyStack>,
+    (python, late): (Option<PyStack>, bool),
 ) -> Assembled {
     let mut native = Vec::new();
     let end = caught.regs.map(|regs| {
@@ -64,7 +65,7 @@ pub(super) fn assemble_caught(
             end => end,
         }
     });
-    assemble(natives, pythons, kernel, (native, end), python)
+    assemble(natives, pythons, kernel, (native, end), (python, late))
 }
 
 /// Python frames alone.
@@ -85,7 +86,7 @@ fn assemble(
     pythons: Option<&Pythons>,
     kernel: Vec<Frame>,
     (native, end): (Vec<NativeFrame>, Option<End>),
-    python: Option<PyStack>,
+    (python, late): (Option<PyStack>, bool),
 ) -> Assembled {
     let (Some(end), false) = (end, native.is_empty()) else {
         return assemble_python(pythons, python);
@@ -97,7 +98,13 @@ fn assemble(
     match pythons.filter(|_| !read.frames.is_empty()) {
         Some(p) => {
             let eval = &p.runtime.eval;
-            merged = Some(merge(p.rule(), &native, end, &read.items, |a| within(eval, a), &mut pieces));
+            let is_eval = |a| within(eval, a);
+            merged = Some(if late {
+                let is_eval: Option<&dyn Fn(u64) -> bool> = if eval.is_empty() { None } else { Some(&is_eval) };
+                merge_late(p.rule(), &native, end, &read.items, is_eval, &mut pieces) != Fit::None
+            } else {
+                merge(p.rule(), &native, end, &read.items, is_eval, &mut pieces)
+            });
         }
         None => pieces.extend((0..native.len()).map(Piece::Native)),
     }
@@ -120,7 +127,7 @@ fn assemble(
                 label(gap)
             }
             (Piece::Unmerged, _) => label("[unmerged]"),
-            (Piece::Gone, _) => label("[python code gone]"),
+            (Piece::Gone, _) => label("[python frames left since]"),
         });
     }
     if !filled {
