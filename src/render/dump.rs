@@ -337,13 +337,13 @@ fn state(t: &ThreadDump) -> String {
     let waits = !matches!(t.doing, Doing::Running | Doing::Runnable | Doing::Zombie);
     if let (Some(wait), true, true) = (&t.wait, waits, t.gil != Some(GilRole::Waits)) {
         match (&wait.call, &wait.channel) {
-            (Some(call), _) => text.push_str(&format!(" in {call}")),
-            (None, Some(channel)) => text.push_str(&format!(" in the kernel ({})", clean(channel))),
+            (Some(call), _) => text += &format!(" in {call}"),
+            (None, Some(channel)) => text += &format!(" in the kernel ({})", clean(channel)),
             (None, None) => {}
         }
         match &wait.descriptor {
-            Some((fd, Some(target))) => text.push_str(&format!(" on fd {fd} ({})", clean(target))),
-            Some((fd, None)) => text.push_str(&format!(" on fd {fd}")),
+            Some((fd, Some(target))) => text += &format!(" on fd {fd} ({})", clean(target)),
+            Some((fd, None)) => text += &format!(" on fd {fd}"),
             None => {}
         }
     }

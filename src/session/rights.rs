@@ -85,7 +85,7 @@ impl Rights {
     pub(super) fn memory(self, pid: u32) -> Option<Error> {
         let maps = match Maps::of(pid) {
             Ok(maps) => maps,
-            Err(e) if e.kind() == Kind::Denied => return Some(self.foreign(pid, e)),
+            Err(e) if e.kind() == Kind::Denied => return Some(Self::foreign(pid, e)),
             Err(_) => return None,
         };
         let at = maps.0.iter().find(|m| m.readable && m.is_file())?.start;
@@ -119,13 +119,13 @@ impl Rights {
                 ),
                 "run the container with --cap-add SYS_PTRACE, or perfkit outside of it".to_owned(),
             ),
-            _ => return self.foreign(pid, cause),
+            _ => return Self::foreign(pid, cause),
         };
         Error::new(Kind::Denied, what).caused_by(cause).advise(advice)
     }
 
     /// Another user's process, or one that protects itself.
-    fn foreign(self, pid: u32, cause: Error) -> Error {
+    fn foreign(pid: u32, cause: Error) -> Error {
         let what = format!("process {pid} is closed to this user: looking into it takes CAP_SYS_PTRACE");
         Error::new(Kind::Denied, what).caused_by(cause).advise(format!("run perfkit as root (sudo), or {SETCAP}"))
     }
@@ -152,7 +152,7 @@ mod tests {
         assert!(e.to_string().contains("ptrace_scope is 1") && e.advice().unwrap().contains("-- COMMAND"), "{e:?}");
         let e = NONE.unreadable(7, denied());
         assert!(e.to_string().contains("CAP_SYS_PTRACE") && e.advice().unwrap().contains("root"), "{e:?}");
-        for e in [Rights { paranoid: Some(4), ..NONE }.perf(denied()), NONE.foreign(7, denied())] {
+        for e in [Rights { paranoid: Some(4), ..NONE }.perf(denied()), Rights::foreign(7, denied())] {
             assert_eq!(e.kind(), Kind::Denied);
         }
     }

@@ -222,16 +222,7 @@ mod tests {
             let layout = Layout::of(Version::new(3, minor)).unwrap();
             let w = walker(&layout, 1, 2);
             assert!(w.frame_size <= 256 && w.code_size <= 256, "{w:?}");
-            assert_eq!(
-                w.frame_size,
-                if minor < 11 {
-                    layout.frame_instr + 8
-                } else if minor == 11 {
-                    72
-                } else {
-                    72
-                }
-            );
+            assert_eq!(w.frame_size, if minor < 11 { layout.frame_instr + 8 } else { 72 });
             assert_eq!(w.entry_rule, [0, 0, 1, 2, 3, 3][usize::from(minor) - 8]);
             assert_eq!(merge_rule(&layout) == Rule::EvalCalls, minor < 10);
         }

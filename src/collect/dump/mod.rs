@@ -244,7 +244,7 @@ impl Dumper {
             for caught in met {
                 if let Some(i) = awake.iter().position(|f| f.task.tid == caught.tid) {
                     let facts = awake.swap_remove(i);
-                    self.caught(&facts, caught);
+                    self.caught(&facts, &caught);
                 }
             }
             let mut still = Vec::new();
@@ -258,7 +258,7 @@ impl Dumper {
         drop(round);
         for facts in awake {
             if !self.asleep(&facts, true)? {
-                self.from_memory(&facts);
+                self.remembered(&facts);
             }
         }
         Ok(())
@@ -282,7 +282,7 @@ impl Dumper {
     }
 
     /// A thread met on its CPU.
-    fn caught(&mut self, facts: &TaskFacts, caught: Caught) {
+    fn caught(&mut self, facts: &TaskFacts, caught: &Caught) {
         let own = self.pythons.as_ref().and_then(|p| Some((p, p.state(facts.own_tid)?)));
         let kernel = caught.kernel.iter().map(|a| self.natives.kernel_frame(*a)).collect();
         let (python, holds, late) = match (&caught.walked, own) {
@@ -303,14 +303,14 @@ impl Dumper {
         let taken = if late && python.is_some() { Taken::Approximate } else { Taken::Sampled };
         let remark = (taken == Taken::Approximate).then(|| LATE.to_owned());
         let pythons = self.pythons.as_ref();
-        let assembled = stack::assemble_caught(&mut self.natives, pythons, &caught, kernel, (python, late));
+        let assembled = stack::assemble_caught(&mut self.natives, pythons, caught, kernel, (python, late));
         let (doing, gil) = (Doing::Running, holds.then_some(GilRole::Holds));
         let thread = ThreadDump { at: caught.at, doing, gil, taken, remark, ..self.with(facts, assembled) };
         self.done.insert(facts.task.tid, thread);
     }
 
     /// What memory tells of a thread that runs: its Python frames, which may not belong together.
-    fn from_memory(&mut self, facts: &TaskFacts) {
+    fn remembered(&mut self, facts: &TaskFacts) {
         let own = self.pythons.as_ref().and_then(|p| Some((p, p.state(facts.own_tid)?)));
         let role = own.filter(|(p, s)| holds_gil(p, *s)).map(|_| GilRole::Holds);
         let python = own.and_then(|(p, s)| p.read_steady(s.state, self.options.locals));

@@ -67,6 +67,9 @@ const FLAG_USE_CLOCKID: u64 = 1 << 25;
 /// Linux 5.13.
 const FLAG_INHERIT_THREAD: u64 = 1 << 35;
 
+/// `PERF_FLAG_FD_CLOEXEC`.
+const CLOEXEC: libc::c_ulong = 8;
+
 /// x86-64 numbers of `enum perf_event_x86_regs`: BP, SP, IP. All that unwinding needs.
 const REGS_BP_SP_IP: u64 = 1 << 6 | 1 << 7 | 1 << 8;
 
@@ -193,7 +196,6 @@ impl Event {
             Scope::Thread(tid) => (tid as i32, -1),
             Scope::ThreadOnCpu(tid, cpu) => (tid as i32, cpu as i32),
         };
-        const CLOEXEC: libc::c_ulong = 8;
         // SAFETY: `raw` is a live perf_event_attr whose size field is its size; the call keeps no reference to it.
         let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const raw, pid, cpu, -1, CLOEXEC) };
         if fd < 0 {

@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_whole_sample_and_every_cut_of_it() {
         let kernel = [(-128_i64) as u64, 0xffff_ffff_8100_0000];
-        let mut body = le(&[7, 11 | 12 << 32, 99, 2, kernel[0], kernel[1]]);
+        let mut body = le(&[7, 0xb | 0xc << 32, 99, 2, kernel[0], kernel[1]]);
         body.extend_from_slice(&4_u32.to_le_bytes());
         body.extend_from_slice(&[1, 2, 3, 4]);
         body.extend_from_slice(&le(&[2, 0xb, 0x5, 0x1, 16, 0xaa, 0xbb, 8]));
