@@ -265,7 +265,12 @@ fn live_children_are_followed_when_asked() {
         assert!(seen.samples.iter().any(|s| s.pid == pid && s.has("parent_work")));
         for (child, function) in [(&early, "forked_work"), (&forked, "forked_work"), (&spawned, "fresh_work")] {
             let found = samples_in(child, function);
-            assert_eq!(found > 0, follow, "{function} of {child}: {found} samples with follow = {follow}");
+            let pids: std::collections::BTreeSet<_> = seen.samples.iter().map(|s| s.pid).collect();
+            assert_eq!(
+                found > 0,
+                follow,
+                "{function} of {child}: {found} samples with follow = {follow}; parent {pid}, before {early}, sampled {pids:?}"
+            );
         }
         target.ask(&format!("end {}", forked["pid"]));
         target.ask(&format!("end {}", spawned["pid"]));

@@ -49,6 +49,17 @@ struct Mind {
 template <typename Who>
 struct Brain final : Mind {
     Who who;
+    int turns = 100000;
+
+    // As long as the exceptions take, so that the halves are halves on any machine. Once and for all: work that watched the
+    // clock while it is sampled would keep step with the sampler, whose interrupts take time too.
+    Brain() {
+        for (int i = 0; i < 20; i++) {
+            think();
+        }
+        turns = static_cast<int>(turns * (static_cast<double>(provoke_ns) / static_cast<double>(weigh_ns)));
+        weigh_ns = provoke_ns = caught = 0;
+    }
 
     APART int weigh(int turns) {
         auto step = [this](int i) { __asm__ volatile("" : : "r"(i + who.mood)); };
@@ -64,10 +75,7 @@ struct Brain final : Mind {
             sum += provoke(5);
         }
         long long between = thread_cpu_ns();
-        // As long as the exceptions took, so that the halves stay halves on any machine.
-        while (thread_cpu_ns() < 2 * between - begin) {
-            sum += weigh(20000);
-        }
+        sum += weigh(turns);
         weigh_ns += thread_cpu_ns() - between;
         provoke_ns += between - begin;
         return static_cast<int>(sum);
