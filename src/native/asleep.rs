@@ -17,8 +17,8 @@ use crate::error::{Error, Kind, Result};
 use crate::os::memory::Memory;
 use crate::target::Maps;
 
-/// Most bytes of a stack that are read; up to 3.10 a Python call takes about 430.
-const STACK_LIMIT: u64 = 512 << 10;
+/// Most bytes of a stack that are read, the usual limit of a whole stack. Up to 3.10 a Python call takes about 430.
+const STACK_LIMIT: u64 = 8 << 20;
 /// Looks at a thread that keeps waking up before what was read is called torn.
 const LOOKS: usize = 6;
 /// What stands in [`Asleep::regs`] for an RBP that is not known: no stack lies there, so a rule that needs it fails.

@@ -14,8 +14,8 @@ use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
 
 /// What lies further up than this is no part of the same stack.
 const LARGEST_STACK: u64 = 8 << 20;
-/// No real stack is deeper; a lying one ends here.
-const MAX_DEPTH: usize = 2048;
+/// No real stack is deeper (each frame of a copy takes eight bytes at least); a lying one ends here.
+const MAX_DEPTH: usize = 1 << 17;
 
 /// One native frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

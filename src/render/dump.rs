@@ -32,8 +32,9 @@ use crate::units::Nanos;
 
 /// Frames of the interpreter in a row that are shown as one line.
 const FOLD_FROM: usize = 2;
-/// Equal frames in a row that are shown.
-const REPEAT_FROM: usize = 3;
+/// Blocks of equal lines in a row that are shown once, and their longest.
+const REPEAT_FROM: usize = 4;
+const PERIOD_LIMIT: usize = 12;
 
 /// How much of the native side the text shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -239,55 +240,60 @@ impl Text<'_> {
             FrameKind::Python | FrameKind::Label => true,
         };
         let frames: Vec<&DumpFrame> = t.frames.iter().filter(shown).collect();
+        let mut lines = Vec::new();
         let mut rest = &frames[..];
         while let Some(first) = rest.first() {
             let fold = self.options.native == NativeFrames::Folded && first.interpreter;
             let machinery = rest.iter().take_while(|f| f.interpreter).count();
-            let equal = rest.iter().take_while(|f| f.frame == first.frame && f.locals.is_none()).count();
             let taken = if fold && machinery >= FOLD_FROM {
                 let module = first.frame.module.as_deref().map_or("the interpreter", base_name);
-                writeln!(out, "      {}", self.ink("2", &format!("… {machinery} frames of {}", clean(module))))?;
+                lines.push(format!("      {}", self.ink("2", &format!("… {machinery} frames of {}", clean(module)))));
                 machinery
             } else {
-                self.frame(first, out)?;
-                if equal > REPEAT_FROM {
-                    let more = equal - 1;
-                    writeln!(out, "    {}", self.ink("2", &format!("… the same {more} more times")))?;
-                    equal
-                } else {
-                    1
-                }
+                lines.push(self.frame(first));
+                1
             };
             rest = rest.get(taken..).unwrap_or_default();
+        }
+        let mut at = 0;
+        while at < lines.len() {
+            let (period, times) = repeats(&lines[at..]);
+            for line in &lines[at..at + period] {
+                writeln!(out, "{line}")?;
+            }
+            if times > 1 {
+                let what = if period == 1 { "the same".to_owned() } else { format!("the same {period} lines") };
+                let more = if times == 2 { "once more".to_owned() } else { format!("{} more times", times - 1) };
+                writeln!(out, "    {}", self.ink("2", &format!("… {what} {more}")))?;
+            }
+            at += period * times;
         }
         Ok(())
     }
 
-    fn frame(&self, f: &DumpFrame, out: &mut dyn Write) -> io::Result<()> {
+    /// The line of a frame, with those of its variables.
+    fn frame(&self, f: &DumpFrame) -> String {
         let frame = &f.frame;
-        match frame.kind {
+        let mut text = match frame.kind {
             FrameKind::Python => {
                 let function = clean(frame.function.as_deref().unwrap_or("?"));
-                writeln!(out, "    {function} {}", self.ink("2", &format!("({})", self.place(frame))))?;
+                format!("    {function} {}", self.ink("2", &format!("({})", self.place(frame))))
             }
-            FrameKind::Label => {
-                writeln!(out, "    {}", self.ink("33", frame.function.as_deref().unwrap_or_default()))?;
-            }
+            FrameKind::Label => format!("    {}", self.ink("33", frame.function.as_deref().unwrap_or_default())),
             FrameKind::Native | FrameKind::Jit | FrameKind::Kernel => {
-                writeln!(out, "      {}", self.ink("2", &native(frame)))?;
+                format!("      {}", self.ink("2", &native(frame)))
             }
-        }
-        let Some(locals) = &f.locals else { return Ok(()) };
+        };
         for (title, arguments) in [("Arguments:", true), ("Locals:", false)] {
-            let mut group = locals.iter().filter(|v| v.argument == arguments).peekable();
+            let mut group = f.locals.iter().flatten().filter(|v| v.argument == arguments).peekable();
             if group.peek().is_some() {
-                writeln!(out, "        {}", self.ink("2", title))?;
+                text.push_str(&format!("\n        {}", self.ink("2", title)));
             }
             for v in group {
-                writeln!(out, "            {}: {}", self.ink("36", &clean(&v.name)), clean(&v.value))?;
+                text.push_str(&format!("\n            {}: {}", self.ink("36", &clean(&v.name)), clean(&v.value)));
             }
         }
-        Ok(())
+        text
     }
 
     /// `file.py:12`.
@@ -296,6 +302,19 @@ impl Text<'_> {
         let file = clean(self.files.get(file).map_or(file, String::as_str));
         frame.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"))
     }
+}
+
+/// How the lines begin: a block of so many lines, and how often it stands there in a row (recursion). One line once,
+/// where nothing repeats often enough to be worth a word.
+fn repeats(lines: &[String]) -> (usize, usize) {
+    for period in 1..=PERIOD_LIMIT.min(lines.len() / 2) {
+        let block = &lines[..period];
+        let times = lines.chunks_exact(period).take_while(|chunk| *chunk == block).count();
+        if times >= REPEAT_FROM {
+            return (period, times);
+        }
+    }
+    (1, 1)
 }
 
 fn is_kernel(f: &DumpFrame) -> bool {
@@ -462,6 +481,21 @@ Thread 7 \"MainThread\": sleeping in read on fd 3 (pipe:[9]), holds the GIL
         let python = text(DumpOptions { native: NativeFrames::Hidden, full_filenames: true, ..DumpOptions::default() });
         assert!(!python.contains("libc") && python.contains("wait (/srv/npc/app.py:3)"), "{python}");
         assert!(text(DumpOptions { color: true, ..DumpOptions::default() }).contains("\x1b[1mThread"));
+    }
+
+    #[test]
+    fn recursion_is_told_once() {
+        let lines = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+        for (text, expected) in [
+            ("aaaa", (1, 4)),
+            ("aaab", (1, 1)),
+            ("ababababc", (2, 4)),
+            ("abababc", (1, 1)),
+            ("", (1, 1)),
+            ("abcabcabcabc", (3, 4)),
+        ] {
+            assert_eq!(repeats(&lines(text)), expected, "{text}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod cli;
 mod demo;
+mod dump;
 mod layers;
 mod live_truth;
 mod live_weather;

@@ -98,7 +98,7 @@ fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
         }
     };
     let natives = Natives::new(pid, memory, maps);
-    let mut dumper = Dumper { options, memory, natives, pythons, done: FxHashMap::default(), remarks };
+    let mut dumper = Dumper { pid, options, memory, natives, pythons, done: FxHashMap::default(), remarks };
     dumper.all(target)?;
     let gils = dumper.gils();
     let interpreter = dumper.pythons.as_ref().map(|p| p.runtime.image.clone());
@@ -112,6 +112,17 @@ fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
     Ok(ProcessDump { process, command: target.command.clone(), interpreter, gils, threads, remarks })
 }
 
+/// When a thread is to be looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// If it kept waking up.
+    IfTorn,
+    /// The same, and while it waits for a GIL whose holder has not been seen: it may be the next holder itself.
+    IfItWaitsForTheGil,
+    /// Whatever there is, is taken.
+    Never,
+}
+
 /// What is read while a thread sleeps.
 struct Meanwhile {
     python: Option<PyStack>,
@@ -120,6 +131,7 @@ struct Meanwhile {
 }
 
 struct Dumper {
+    pid: u32,
     options: Options,
     memory: LiveMemory,
     natives: Natives,
@@ -134,18 +146,38 @@ impl Dumper {
         let mut awake = Vec::new();
         for tid in task::tasks(target.pid) {
             let Some(facts) = task::facts(Task { pid: target.pid, tid }) else { continue };
-            if !self.asleep(&facts, false)? {
+            if !self.asleep(&facts, Again::IfTorn)? {
                 awake.push(facts);
             }
         }
         if !awake.is_empty() {
             self.running(target, awake)?;
         }
-        Ok(())
+        // Who holds the GIL is what its waiters' stacks are read for; it may have changed hands since each was seen.
+        let contenders = self.contenders();
+        if contenders.is_empty() { Ok(()) } else { self.running(target, contenders) }
     }
 
-    /// Takes a thread that sleeps. `false`: it runs, or ran so often that only the `last` try takes what there is.
-    fn asleep(&mut self, facts: &TaskFacts, last: bool) -> Result<bool> {
+    /// The threads of which one holds the GIL, when none was seen with it.
+    fn contenders(&self) -> Vec<TaskFacts> {
+        if self.holder_seen() {
+            return Vec::new();
+        }
+        let holders: Vec<u32> = self.gils().iter().filter_map(|g| g.holder).collect();
+        let is_one = |t: &&ThreadDump| t.gil == Some(GilRole::Waits) || holders.contains(&t.tid);
+        let tids = self.done.values().filter(is_one).map(|t| t.tid);
+        if holders.is_empty() {
+            return Vec::new();
+        }
+        tids.filter_map(|tid| task::facts(Task { pid: self.pid, tid })).collect()
+    }
+
+    fn holder_seen(&self) -> bool {
+        self.done.values().any(|t| t.gil == Some(GilRole::Holds))
+    }
+
+    /// Takes a thread that sleeps. `false`: it runs, or it is to be looked at again.
+    fn asleep(&mut self, facts: &TaskFacts, again: Again) -> Result<bool> {
         let task = facts.task;
         if facts.doing == Doing::Zombie {
             let remark = Some("it has ended; the process goes on without it".to_owned());
@@ -167,12 +199,16 @@ impl Dumper {
         };
         match look {
             Look::Running => Ok(false),
-            Look::Asleep(_, _, Proof::Torn) if !last => Ok(false),
+            Look::Asleep(_, _, Proof::Torn) if again != Again::Never => Ok(false),
             Look::Asleep(asleep, meanwhile, proof) => {
+                let role = self.role(facts, &meanwhile, asleep.call);
+                if again == Again::IfItWaitsForTheGil && role == Some(GilRole::Waits) && !self.holder_seen() {
+                    return Ok(false);
+                }
                 let doing = task::doing(task).filter(|d| *d != Doing::Runnable).unwrap_or(Doing::Sleeping);
                 let taken = if proof == Proof::Held { Taken::Asleep } else { Taken::Approximate };
-                let thread = self.thread(facts, asleep, meanwhile, taken);
-                self.done.insert(task.tid, ThreadDump { doing, ..thread });
+                let thread = self.thread(facts, asleep, meanwhile);
+                self.done.insert(task.tid, ThreadDump { doing, taken, gil: role, ..thread });
                 Ok(true)
             }
             Look::KernelOnly => {
@@ -186,11 +222,10 @@ impl Dumper {
         }
     }
 
-    fn thread(&mut self, facts: &TaskFacts, mut asleep: Asleep, meanwhile: Meanwhile, taken: Taken) -> ThreadDump {
+    fn thread(&mut self, facts: &TaskFacts, mut asleep: Asleep, meanwhile: Meanwhile) -> ThreadDump {
         let at = SystemClock.now();
         let kernel = meanwhile.kernel.as_deref().map(parse_kernel_stack).unwrap_or_default();
         let wait = task::wait(facts.task, asleep.call);
-        let role = if meanwhile.holds_gil { Some(GilRole::Holds) } else { self.waits_for_gil(facts, asleep.call) };
         let assembled = stack::assemble_asleep(
             &mut self.natives,
             self.pythons.as_ref(),
@@ -199,7 +234,7 @@ impl Dumper {
             kernel,
             meanwhile.python,
         );
-        ThreadDump { at, wait: Some(wait), gil: role, taken, ..self.with(facts, assembled) }
+        ThreadDump { at, wait: Some(wait), ..self.with(facts, assembled) }
     }
 
     fn with(&self, facts: &TaskFacts, assembled: Assembled) -> ThreadDump {
@@ -216,8 +251,11 @@ impl Dumper {
         }
     }
 
-    /// Whether a thread sleeps on an address inside of the GIL.
-    fn waits_for_gil(&self, facts: &TaskFacts, call: Option<Call>) -> Option<GilRole> {
+    /// Whether a thread that sleeps holds the GIL, or sleeps on an address inside of it.
+    fn role(&self, facts: &TaskFacts, meanwhile: &Meanwhile, call: Option<Call>) -> Option<GilRole> {
+        if meanwhile.holds_gil {
+            return Some(GilRole::Holds);
+        }
         let pythons = self.pythons.as_ref()?;
         let own = pythons.state(facts.own_tid)?;
         let call = call.filter(|c| i64::from(c.number) == libc::SYS_futex)?;
@@ -249,7 +287,7 @@ impl Dumper {
             }
             let mut still = Vec::new();
             for facts in awake {
-                if !self.asleep(&facts, false)? {
+                if !self.asleep(&facts, Again::IfItWaitsForTheGil)? {
                     still.push(facts);
                 }
             }
@@ -257,7 +295,8 @@ impl Dumper {
         }
         drop(round);
         for facts in awake {
-            if !self.asleep(&facts, true)? {
+            let seen = self.done.contains_key(&facts.task.tid);
+            if !self.asleep(&facts, Again::Never)? && !seen {
                 self.remembered(&facts);
             }
         }

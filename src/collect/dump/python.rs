@@ -8,19 +8,18 @@ use rustc_hash::FxHashMap;
 use crate::collect::cpu::merge::{PyItem, Rule};
 use crate::collect::cpu::merge_rule;
 use crate::os::bpf::{ENTRY_MARK, PyFrame};
-use crate::os::memory::{LiveMemory, Memory};
+use crate::os::memory::LiveMemory;
 use crate::python::code::Code;
 use crate::python::heap::Heap;
 use crate::python::layout::Instr;
+use crate::python::qualnames::Qualnames;
 use crate::python::values::Limits;
-use crate::python::{self, Runtime, frames, gil, locals, values};
+use crate::python::{self, Runtime, frames, gil, locals, names};
 use crate::record::Frame;
 use crate::record::dump::Variable;
 
 /// Frames of a thread that are shown at most.
 const DEPTH: usize = 4096;
-/// Threads whose names are read at most.
-const NAME_LIMIT: usize = 65_536;
 /// Looks at a thread that runs before torn frames are taken as they are.
 const TRIES: usize = 8;
 /// `f_lasti` of a frame that has not run an instruction, -1, as the walker in the kernel passes it on.
@@ -66,6 +65,7 @@ pub(super) struct Pythons {
     pub(super) runtime: Runtime,
     memory: LiveMemory,
     codes: RefCell<FxHashMap<u64, Option<Arc<Code>>>>,
+    qualnames: RefCell<Qualnames>,
     /// By the thread id of the target's own PID namespace.
     states: FxHashMap<u32, StateOf>,
     names: FxHashMap<u64, String>,
@@ -78,11 +78,14 @@ impl Pythons {
             runtime,
             memory,
             codes: RefCell::default(),
+            qualnames: RefCell::default(),
             states: FxHashMap::default(),
             names: FxHashMap::default(),
         };
         found.refresh();
-        found.names = found.read_names().unwrap_or_default();
+        for interpreter in found.interpreters() {
+            found.names.extend(names::of_threads(&found.memory, &found.runtime, interpreter).unwrap_or_default());
+        }
         found
     }
 
@@ -186,30 +189,11 @@ impl Pythons {
             .or_insert_with(|| Code::read(self.heap(), read.code, self.runtime.code_type).ok().map(Arc::new))
             .clone()?;
         let line = code.line(&self.runtime.layout, read.instr);
-        Some(Frame::python(code.qualname.clone(), code.file.clone(), line))
+        let qualname = self.qualnames.borrow_mut().of(&self.memory, &self.runtime, &code);
+        Some(Frame::python(qualname.unwrap_or_else(|| code.qualname.clone()), code.file.clone(), line))
     }
 
     fn heap(&self) -> Heap<'_> {
         Heap { memory: &self.memory, layout: &self.runtime.layout }
-    }
-
-    /// `threading._active` of the main interpreter: identifier and name of each thread that `threading` knows.
-    fn read_names(&self) -> Option<FxHashMap<u64, String>> {
-        let heap = self.heap();
-        let l = &self.runtime.layout;
-        let mut names = FxHashMap::default();
-        for interpreter in self.interpreters() {
-            let modules = self.memory.u64_at(interpreter.wrapping_add(u64::from(l.interp_modules))).ok()?;
-            let Some(threading) = heap.dict_get(modules, "threading").ok().flatten() else { continue };
-            let Some(active) = heap.attribute(threading, "_active").ok().flatten() else { continue };
-            for (key, thread) in heap.dict_items(active, NAME_LIMIT).ok()? {
-                let ident = values::render(heap, key, Limits::default()).parse().ok();
-                let name = heap.attribute(thread, "_name").ok().flatten().filter(|n| heap.is_str(*n));
-                if let (Some(ident), Some(Ok(name))) = (ident, name.map(|n| heap.str_start(n, 256))) {
-                    names.insert(ident, name);
-                }
-            }
-        }
-        Some(names)
     }
 }
