@@ -72,12 +72,13 @@ pub(super) fn measure(
         progress.say(Remark::Warning, &format!("process {pid}: its Python frames are not shown: {why}"));
     }
     store.set_meta("sampler", rung.name)?;
-    let start = SystemClock.now();
+    let mut engine = rung.engine;
+    let start = engine.start(SystemClock.now())?;
     store.set_meta("started_ns", &start.0.to_string())?;
     store.anchor(SystemClock.anchor())?;
     recorder.put(Event::Mark(Mark { at: start, kind: "start", text: format!("sampling by {}", rung.name) }));
     let board = Arc::new(Board::default());
-    let sampler = spawn(rung.engine, Arc::clone(&board), start)?;
+    let sampler = spawn(engine, Arc::clone(&board))?;
     if let Err(e) = hooks.released() {
         board.halt.store(true, Ordering::SeqCst);
         drop(sampler.join());
@@ -191,8 +192,7 @@ fn conduct(
     }
 }
 
-fn spawn(mut engine: Box<dyn Engine>, board: Arc<Board>, start: Mono) -> Result<JoinHandle<Result<()>>> {
-    engine.start(start)?;
+fn spawn(mut engine: Box<dyn Engine>, board: Arc<Board>) -> Result<JoinHandle<Result<()>>> {
     let conductor = std::thread::current();
     let work = move || {
         let show = |tally: Tally| {

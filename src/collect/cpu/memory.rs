@@ -76,9 +76,9 @@ impl MemorySampler {
 }
 
 impl Engine for MemorySampler {
-    fn start(&mut self, now: Mono) -> Result<()> {
+    fn start(&mut self, now: Mono) -> Result<Mono> {
         self.watch.start(&self.roster, now);
-        Ok(())
+        Ok(now)
     }
 
     fn tally(&self) -> Tally {

@@ -43,8 +43,8 @@ pub use sampler::{Sampler, Tally, Target, Wanted};
 
 /// A rung of the ladder: an engine that samples stacks.
 pub trait Engine: Running {
-    /// Lets the first tick come.
-    fn start(&mut self, now: Mono) -> Result<()>;
+    /// Lets the first tick come; says since when everything counts.
+    fn start(&mut self, now: Mono) -> Result<Mono>;
     /// Counts so far.
     fn tally(&self) -> Tally;
     /// Whether any target is left.

@@ -147,14 +147,14 @@ pub(super) fn record_reads(recorder: &Recorder, at: Mono, reads: Reads) {
 }
 
 impl Engine for PerfSampler {
-    fn start(&mut self, now: Mono) -> Result<()> {
+    fn start(&mut self, now: Mono) -> Result<Mono> {
         if let Some(waits) = &mut self.waits {
             waits.start(&self.roster, now);
         }
         if self.timers.excludes_kernel() {
             self.kernel.start(&self.roster);
         }
-        self.timers.start()
+        self.timers.start().map(|()| now)
     }
 
     fn tally(&self) -> Tally {

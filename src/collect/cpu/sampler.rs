@@ -180,12 +180,13 @@ impl Sampler {
         }
     }
 
-    /// Enters the threads that exist already: those asleep wait since before the recording.
-    fn enter_threads(&mut self) -> Result<()> {
+    /// Enters the threads that exist already: those asleep wait since before the recording. All are entered before the first
+    /// stack is read, which takes a while.
+    fn enter_threads(&mut self) -> Result<Mono> {
+        let mut asleep = Vec::new();
         for process in self.table.processes.values_mut() {
             let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", process.pid)) else { continue };
             for tid in tasks.flatten().filter_map(|t| t.file_name().to_str()?.parse::<u32>().ok()) {
-                let thread = thread_of(process, tid, &self.table.shared.recorder);
                 let runs = std::fs::read_to_string(format!("/proc/{}/task/{tid}/stat", process.pid))
                     .is_ok_and(|s| s.rsplit(") ").next().is_some_and(|rest| rest.starts_with('R')));
                 let since = SystemClock.now();
@@ -197,16 +198,21 @@ impl Sampler {
                     target: process.id.0,
                     ..ThreadTimes::default()
                 };
-                if !self.ticker.programs.set_thread_times(tid, times)? || runs {
-                    continue;
+                if self.ticker.programs.set_thread_times(tid, times)? && !runs {
+                    asleep.push((process.pid, tid, since));
                 }
-                let Sleeper { stack, flags, reason } = sleeper(process, tid, &self.table.shared, since);
-                let away =
-                    Away { sequence: 0, at: since, thread, stack, flags, reason: Some(reason), share: 256, told_ns: 0 };
-                self.table.switches.left(tid, away, &self.table.shared.recorder);
             }
         }
-        Ok(())
+        let entered = SystemClock.now();
+        for (pid, tid, at) in asleep {
+            let Some(process) = self.table.processes.get_mut(&pid) else { continue };
+            let recorder = &self.table.shared.recorder;
+            let thread = thread_of(process, tid, recorder);
+            let Sleeper { stack, flags, reason } = sleeper(process, tid, &self.table.shared, at);
+            let away = Away { sequence: 0, at, thread, stack, flags, reason: Some(reason), share: 256, told_ns: 0 };
+            self.table.switches.left(tid, away, recorder);
+        }
+        Ok(entered)
     }
 
     /// Children that were born after the targets were listed and before their births were watched.
@@ -270,15 +276,12 @@ fn target(process: &Process, start_tick: u64) -> bpf::Target {
 }
 
 impl Engine for Sampler {
-    fn start(&mut self, now: Mono) -> Result<()> {
+    fn start(&mut self, now: Mono) -> Result<Mono> {
         self.ticker.start(now)?;
         if self.table.follow {
             self.meet_children(now);
         }
-        if self.off_cpu {
-            self.enter_threads()?;
-        }
-        Ok(())
+        if self.off_cpu { self.enter_threads() } else { Ok(SystemClock.now()) }
     }
 
     fn tally(&self) -> Tally {
