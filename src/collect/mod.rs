@@ -1,4 +1,4 @@
-//! One file (or folder) a source; each ends in one [`Collector`] that feeds the recorder.
+//! One file (or folder) a source; each ends in one running collector ([`Running`]) that feeds the recorder.
 //!
 //! In: a plan and a target. Out: events in `record::Recorder`. Invariant: a collector that fails ends alone; what it gave
 //! the recorder stays.

@@ -1,7 +1,7 @@
 //! Where RBP can point, when nobody tells: the saved frame pointers on a stack.
 //!
 //! In: a stack copy, the frame at which unwinding got stuck, the target's code. Out: candidates, the surest first. A frame
-//! that wants RBP is that of a function which keeps its frame pointer there, so [RBP] holds its caller's RBP and [RBP + 8]
+//! that wants RBP is that of a function which keeps its frame pointer there, so the word at RBP holds its caller's RBP and the one at RBP + 8
 //! its return address, behind a call of this very function. The function's prologue says how far above SP that is; where
 //! it cannot tell (`alloca`), the stack is searched for such pairs. Invariant: only the copy, the mappings and a bounded
 //! number of pieces of code are read. Bias: a call through a register does not tell whom it calls; such a candidate is

@@ -1,6 +1,6 @@
 //! The growing side of a recording: interns what samples refer to and gathers events until the next flush.
 //!
-//! In: collectors on their own threads. Out: [`Recorder::flush`] hands one batch to the [`Store`]. A single short lock
+//! In: collectors on their own threads. Out: each flush hands one batch to the [`Store`](super::Store). A single short lock
 //! guards it all; nothing in here does I/O, so that a slow disk delays the writer and never a sampler.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

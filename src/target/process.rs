@@ -15,6 +15,14 @@ pub fn is_running(pid: u32, start_ticks: u64) -> bool {
     !zombie && parse(&text).is_some_and(|s| s.1 == start_ticks)
 }
 
+/// Whether `pid` is gone, or a zombie without a living thread.
+pub fn has_ended(pid: u32) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let state = text.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    matches!(state, Some('Z' | 'X')) && threads() <= 1
+}
+
 /// A process row: `parent` 0 asks `/proc`. What cannot be read any more stays empty.
 pub fn describe(pid: u32, parent: u32, start_ticks: u64) -> Process {
     let parent = if parent == 0 { stat(pid).map_or(0, |s| s.0) } else { parent };
@@ -45,6 +53,7 @@ mod tests {
         let row = describe(me, 0, start_ticks(me).unwrap());
         assert!(row.parent > 0 && row.start_ticks > 0 && !row.exe.is_empty());
         assert_eq!(start_ticks(u32::MAX), None);
+        assert!(has_ended(u32::MAX) && !has_ended(me));
         assert!(is_running(me, row.start_ticks) && !is_running(me, row.start_ticks + 1) && !is_running(u32::MAX, 0));
     }
 }

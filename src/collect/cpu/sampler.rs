@@ -242,6 +242,18 @@ impl Sampler {
         }
     }
 
+    /// Lets go of processes whose end was not told: they ended before their ends were watched.
+    fn bury(&mut self, now: Mono) {
+        let gone: Vec<u32> =
+            self.table.processes.keys().copied().filter(|pid| crate::target::has_ended(*pid)).collect();
+        for pid in gone {
+            let text = format!("process {pid} ended");
+            self.table.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exit", text }));
+            self.ticker.programs.remove_target(pid);
+            self.table.processes.remove(&pid);
+        }
+    }
+
     fn account(&mut self, now: Mono) {
         let (then, from) = (self.counted, self.accounted);
         let counters = self.ticker.counters();
@@ -318,6 +330,7 @@ impl Running for Sampler {
             self.ticker.widen(WIDEST);
         }
         if now.since(self.accounted) >= ACCOUNT_NS {
+            self.bury(now);
             self.account(now);
             self.tell_long(now, false);
         }
