@@ -328,7 +328,7 @@ fn live_cpp_and_rust_names_are_demangled() {
     assert!(seen.samples.iter().any(weigh), "no weigh in {:?}", seen.samples[0].stack);
     target.finish();
 
-    let mut target = Target::native("truth/nest.rs").start();
+    let target = Target::native("truth/nest.rs").start();
     let seen = profile(target.pid(), &FAST);
     let is_elf = |s: &Seen| s.has("nest::Crowd<nest::Elf>::feel") || s.has("<nest::Crowd<nest::Elf>>::feel");
     let is_ogre = |s: &Seen| s.has("<nest::Ogre as nest::Mood>::feel");
