@@ -246,6 +246,18 @@ fn sleepers(target: &Target, process: &Value, root: &[&str]) {
 }
 
 #[test]
+fn live_a_process_whose_main_thread_has_ended() {
+    let target = &mut waiting(Target::native("dump/sleepers.c").args(["orphan"]));
+    let process = dump(target, &[]);
+    let main = &threads(&process)[0];
+    assert!(main["state"] == "ended" && main["tid"] == target.pid(), "{main:#}");
+    sleepers(target, &process, &["middle", "outer", "start_thread"]);
+    let refused = run(["cpu", "-d", "1", "--pid", &target.pid().to_string()]).expect(3);
+    assert!(refused.stderr.contains("main thread") && refused.stderr.contains("perfkit dump"), "{refused:?}");
+    target.kill();
+}
+
+#[test]
 fn live_a_target_is_never_stopped_traced_signalled_or_written_to() {
     let mut target = waiting(Target::python(python(""), "dump/waits.py"));
     target.ask("busy");

@@ -81,12 +81,12 @@ pub fn take(targets: &[Identity], options: Options) -> Result<Dump> {
 }
 
 fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
-    let pid = target.pid;
-    let memory = LiveMemory::new(pid);
-    let maps = Maps::of(pid)?;
+    let (pid, window) = (target.pid, target.window);
+    let memory = LiveMemory::new(window);
+    let maps = Maps::of(window)?;
     let mut remarks = Vec::new();
     let mut process = crate::target::describe(pid, target.parent, target.start_ticks);
-    let pythons = match locate(pid, &maps, &memory) {
+    let pythons = match locate(window, &maps, &memory) {
         Located::Found(runtime) => {
             process.runtime = format!("CPython {}", runtime.text);
             Some(Pythons::new(*runtime, memory))
@@ -97,7 +97,7 @@ fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
             None
         }
     };
-    let natives = Natives::new(pid, memory, maps);
+    let natives = Natives::new(window, memory, maps);
     let mut dumper = Dumper { pid, options, memory, natives, pythons, done: FxHashMap::default(), remarks };
     dumper.all(target)?;
     let gils = dumper.gils();

@@ -58,17 +58,15 @@ pub(super) fn wait(task: Task, call: Option<Call>) -> Wait {
     let name = syscalls::name(call.number).map_or_else(|| format!("system call {}", call.number), str::to_owned);
     let descriptor = match syscalls::subject(call.number) {
         // The kernel takes the lower half; -1 is none.
-        Subject::Descriptor => {
-            i32::try_from(call.args[0] as u32).ok().map(|fd| (fd as u32, behind(task.pid, fd as u32)))
-        }
+        Subject::Descriptor => i32::try_from(call.args[0] as u32).ok().map(|fd| (fd as u32, behind(task, fd as u32))),
         Subject::Futex | Subject::None => None,
     };
     Wait { call: Some(name), args: Some(call.args), descriptor, channel }
 }
 
 /// What is behind a file descriptor: a path, `socket:[7]`, `anon_inode:[eventpoll]`.
-fn behind(pid: u32, fd: u32) -> Option<String> {
-    let to = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+fn behind(task: Task, fd: u32) -> Option<String> {
+    let to = std::fs::read_link(format!("/proc/{}/task/{}/fd/{fd}", task.pid, task.tid)).ok()?;
     Some(to.to_string_lossy().into_owned())
 }
 
