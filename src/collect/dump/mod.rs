@@ -45,7 +45,8 @@ pub struct Options {
     pub locals: bool,
     /// Take native and kernel frames too.
     pub native: bool,
-    /// How long to wait at most until every thread that runs has been met on a CPU.
+    /// How long to wait at most until every thread that runs has been met on a CPU; a thread that can run is kept from it
+    /// by others on a busy machine, and by its cgroup's quota for tens of milliseconds at a time.
     pub patience: Nanos,
 }
 
@@ -56,7 +57,7 @@ const LATE: &str = "it runs: its Python frames were read a moment after its nati
 
 impl Default for Options {
     fn default() -> Self {
-        Self { locals: false, native: true, patience: Nanos(100_000_000) }
+        Self { locals: false, native: true, patience: Nanos(500_000_000) }
     }
 }
 
@@ -268,7 +269,7 @@ impl Dumper {
     fn running(&mut self, target: &Identity, mut awake: Vec<TaskFacts>) -> Result<()> {
         let mut round = self.options.native.then(|| self.start_round(target)).flatten();
         // Without the sampler only sleep can be waited for, and a thread that computes may not sleep for long.
-        let patience = if round.is_some() { self.options.patience } else { Nanos(self.options.patience.0 / 4) };
+        let patience = if round.is_some() { self.options.patience } else { Nanos(self.options.patience.0 / 20) };
         let started = SystemClock.now();
         while !awake.is_empty() && SystemClock.now().since(started) < patience.0 {
             let mut met = Vec::new();
