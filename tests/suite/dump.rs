@@ -208,6 +208,21 @@ fn live_a_restless_thread_is_never_torn_in_silence() {
 }
 
 #[test]
+fn live_threads_that_come_and_go_cost_nobody_his_stack() {
+    for_each_python(|python| {
+        let target = Target::python(python, "dump/mayflies.py").start();
+        for _ in 0..10 {
+            let process = dump(&target, &[]);
+            let main = &threads(&process)[0];
+            assert_eq!(main["python_name"], "MainThread");
+            assert!(functions(main, "python").contains(&"main"), "{main:#}");
+            assert_eq!(main["native_end"], "root", "{main:#}");
+        }
+        assert!(target.is_untouched());
+    });
+}
+
+#[test]
 fn live_native_threads_reach_the_root() {
     // With and without frame pointers, unoptimised, and without the sorted unwind table.
     for flags in [&[][..], &["-fno-omit-frame-pointer"], &["-O0"], &["-static"]] {
