@@ -10,7 +10,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::backchain::{Code, candidates};
+use super::backchain::{Code, Function, candidates};
 use super::functions::function_at;
 use super::unwind::{End, NativeFrame, StackCopy, interrupted};
 use crate::error::{Error, Kind, Result};
@@ -256,8 +256,9 @@ impl Asleep {
     fn settle(&mut self, code: Code<'_>, frames: &mut Vec<NativeFrame>, unwinding: &mut dyn Unwinding) -> End {
         let end = whole_or_lost(unwinding.unwind(self.copy(), frames), self.cut);
         let (End::Lost, Some(stuck), UNKNOWN_BP) = (end, frames.last().copied(), self.regs[0]) else { return end };
-        let by_table = || function_at(code.memory, code.maps, stuck.address);
-        let function = unwinding.function(stuck.address).or_else(by_table);
+        let ruled = function_at(code.memory, code.maps, stuck.address);
+        let has_rule = ruled.is_some();
+        let function = Function { range: unwinding.function(stuck.address).or(ruled), has_rule };
         let known = frames.len();
         let mut trial = Vec::new();
         for candidate in candidates(&self.copy(), stuck, function, code) {

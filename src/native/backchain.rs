@@ -49,15 +49,29 @@ enum Evidence {
     Linked,
 }
 
+/// What is known of the function of a frame.
+#[derive(Debug, Clone)]
+pub(super) struct Function {
+    /// Its code.
+    pub(super) range: Option<Range<u64>>,
+    /// An unwind rule covers it: the rule that could not be followed for want of RBP.
+    pub(super) has_rule: bool,
+}
+
 /// Places where RBP may point in the frame `stuck` of `function`, as far as that is known.
 pub(super) fn candidates(
     stack: &StackCopy<'_>,
     stuck: NativeFrame,
-    function: Option<Range<u64>>,
+    function: Function,
     code: Code<'_>,
 ) -> Vec<Candidate> {
     let maps = code.maps;
+    let Function { range: function, has_rule } = function;
     let prologue = code.prologue(stuck.address, function.as_ref());
+    if prologue.is_none() && !has_rule {
+        // Nothing says that this function keeps a frame pointer at all (Go's assembly does not).
+        return Vec::new();
+    }
     // Without an unwind entry nothing says that the nearest prologue belongs to this very function.
     let start = match (&function, prologue) {
         (Some(f), _) => f.start..f.start + 1,
@@ -265,14 +279,16 @@ mod tests {
         let copy = StackCopy { regs: [1, 0x7000, 0x1140], bytes: &stack };
         let stuck = NativeFrame { address: 0x1140, sp: 0x7000, cfa: 0x7000 };
         let code = Code { memory: &memory, maps: &maps };
-        let found = candidates(&copy, stuck, None, code);
+        let unknown = Function { range: None, has_rule: false };
+        let known = Function { range: Some(0x1100..0x1150), has_rule: true };
+        let found = candidates(&copy, stuck, unknown.clone(), code);
         assert_eq!(found, [0x7020, 0x7080].map(|bp| Candidate { bp, guess: false }));
         // Far from any prologue there is nothing to go by.
         let stuck = NativeFrame { address: 0x1080, ..stuck };
-        assert_eq!(candidates(&copy, stuck, None, code), []);
+        assert_eq!(candidates(&copy, stuck, unknown.clone(), code), []);
         // With the start of the function known, the calls through a register count too: the last, and only as a guess.
         let stuck = NativeFrame { address: 0x1140, sp: 0x7018, cfa: 0x7018 };
-        let found = candidates(&copy, stuck, Some(0x1100..0x1150), code);
+        let found = candidates(&copy, stuck, known, code);
         assert_eq!(found.last(), Some(&Candidate { bp: 0x7090, guess: true }));
     }
 }

@@ -1,32 +1,20 @@
-//! A dump as text for the terminal and as one JSON document.
+//! A dump as text for the terminal, and (in [`json`]) as one JSON document.
 //!
-//! The JSON document, every field always there, `null` where it was not measured:
-//!
-//! ```json
-//! {"at_unix_s", "took_ms", "processes": [
-//!   {"pid", "name", "command": [], "runtime", "interpreter", "remarks": [],
-//!    "gil": [{"address", "locked", "holder", "waiters"}],
-//!    "threads": [
-//!      {"tid", "own_tid", "name", "python_name", "python_id", "state", "gil": "holds|waits",
-//!       "wait": {"call", "args": [], "fd", "fd_target", "channel"},
-//!       "offset_ms", "taken": "asleep|sampled|approximate|none", "native_end": "root|guessed|truncated|lost",
-//!       "python_complete", "merged", "remark",
-//!       "frames": [{"kind": "python|native|kernel|jit|label", "function", "file", "line", "module", "address",
-//!                   "interpreter", "locals": [{"name", "argument", "value"}]}]}]}]}
-//! ```
-//!
-//! Frames stand innermost first. `holder` is a `tid`; addresses and arguments are hexadecimal strings, since they do not
-//! fit a JSON number. `taken`: `asleep` and `sampled` stacks are of one instant, `approximate` ones may not be.
+//! In: a [`Dump`]. Out: text; innermost frames first, native ones indented, the interpreter's own machinery counted and
+//! recursion told once, unless everything is asked for. Colour never carries a meaning of its own.
+
+mod json;
 
 use std::io::{self, Write};
 
 use rustc_hash::FxHashMap;
-use serde_json::{Value, json};
+
+pub use self::json::dump_json;
 
 use super::facts::clean;
 use crate::analysis::shorten;
 use crate::error::{Error, Result};
-use crate::record::dump::{Doing, Dump, DumpFrame, GilRole, ProcessDump, Taken, ThreadDump, Variable};
+use crate::record::dump::{Doing, Dump, DumpFrame, GilRole, ProcessDump, Taken, ThreadDump};
 use crate::record::{Frame, FrameKind};
 use crate::units::Nanos;
 
@@ -84,85 +72,6 @@ pub fn dump_text(dump: &Dump, options: DumpOptions, out: &mut dyn Write) -> Resu
         out.flush()
     };
     write().map_err(|e| Error::io("cannot write the dump", e))
-}
-
-/// Writes `dump` as one JSON document.
-///
-/// # Errors
-/// `Io` when `out` cannot be written.
-pub fn dump_json(dump: &Dump, out: &mut dyn Write) -> Result<()> {
-    let document = json!({
-        "at_unix_s": dump.at.wall_ns as f64 / 1e9,
-        "took_ms": dump.took_ns as f64 / 1e6,
-        "processes": dump.processes.iter().map(|p| process_json(p, dump)).collect::<Vec<_>>(),
-    });
-    let written = serde_json::to_writer_pretty(&mut *out, &document).map_err(io::Error::from);
-    written.and_then(|()| writeln!(out)).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write the dump", e))
-}
-
-fn hex(value: u64) -> String {
-    format!("{value:#x}")
-}
-
-fn process_json(p: &ProcessDump, dump: &Dump) -> Value {
-    json!({
-        "pid": p.process.pid,
-        "name": p.process.name,
-        "command": p.command,
-        "runtime": p.process.runtime,
-        "interpreter": p.interpreter,
-        "remarks": p.remarks,
-        "gil": p.gils.iter().map(|g| json!({
-            "address": hex(g.address), "locked": g.locked, "holder": g.holder, "waiters": g.waiters,
-        })).collect::<Vec<_>>(),
-        "threads": p.threads.iter().map(|t| thread_json(t, dump)).collect::<Vec<_>>(),
-    })
-}
-
-fn thread_json(t: &ThreadDump, dump: &Dump) -> Value {
-    let wait = t.wait.as_ref().map(|w| {
-        json!({
-            "call": w.call,
-            "args": w.args.map(|args| args.map(hex)),
-            "fd": w.descriptor.as_ref().map(|d| d.0),
-            "fd_target": w.descriptor.as_ref().and_then(|d| d.1.clone()),
-            "channel": w.channel,
-        })
-    });
-    json!({
-        "tid": t.tid,
-        "own_tid": t.own_tid.unwrap_or(t.tid),
-        "name": t.name,
-        "python_name": t.python_name,
-        "python_id": t.python_id.map(hex),
-        "state": t.doing.name(),
-        "gil": t.gil.map(|g| if g == GilRole::Holds { "holds" } else { "waits" }),
-        "wait": wait,
-        "offset_ms": t.at.since(dump.at.mono) as f64 / 1e6,
-        "taken": t.taken.name(),
-        "native_end": t.ending.map(crate::record::dump::Ending::name),
-        "python_complete": t.python_complete,
-        "merged": t.merged,
-        "remark": t.remark,
-        "frames": t.frames.iter().map(frame_json).collect::<Vec<_>>(),
-    })
-}
-
-fn frame_json(f: &DumpFrame) -> Value {
-    let locals = f.locals.as_ref().map(|all| {
-        let variable = |v: &Variable| json!({"name": v.name, "argument": v.argument, "value": v.value});
-        all.iter().map(variable).collect::<Vec<_>>()
-    });
-    json!({
-        "kind": f.frame.kind.name(),
-        "function": f.frame.function,
-        "file": f.frame.file,
-        "line": f.frame.line,
-        "module": f.frame.module,
-        "address": f.frame.address.map(hex),
-        "interpreter": f.interpreter,
-        "locals": locals,
-    })
 }
 
 struct Text<'a> {
@@ -373,11 +282,11 @@ fn state(t: &ThreadDump) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::clock::{Anchor, Mono};
     use crate::record::Process;
-    use crate::record::dump::{Ending, Gil, Wait};
+    use crate::record::dump::{Ending, Gil, Variable, Wait};
 
     fn frame(kind: FrameKind, function: &str, module: Option<&str>) -> DumpFrame {
         let frame = Frame {
@@ -397,7 +306,7 @@ mod tests {
         DumpFrame { frame, interpreter: false, locals: None }
     }
 
-    fn dump() -> Dump {
+    pub(super) fn dump() -> Dump {
         let thread = ThreadDump {
             tid: 7,
             own_tid: None,
@@ -496,17 +405,5 @@ Thread 7 \"MainThread\": sleeping in read on fd 3 (pipe:[9]), holds the GIL
         ] {
             assert_eq!(repeats(&lines(text)), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn json_for_programs() {
-        let mut out = Vec::new();
-        dump_json(&dump(), &mut out).unwrap();
-        let v: Value = serde_json::from_slice(&out).unwrap();
-        let thread = &v["processes"][0]["threads"][0];
-        assert_eq!((thread["gil"].as_str(), thread["own_tid"].as_u64()), (Some("holds"), Some(7)));
-        assert_eq!((thread["offset_ms"].as_f64(), thread["wait"]["fd"].as_u64()), (Some(0.5), Some(3)));
-        assert_eq!(thread["frames"][4]["locals"][0]["name"], "n");
-        assert_eq!(thread["frames"][0]["locals"], Value::Null);
     }
 }

@@ -15,7 +15,7 @@ pub use plan::Plan;
 use std::sync::Arc;
 
 use crate::collect::cpu::Target;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::record::{Recorder, Store};
 use crate::target::{Identity, Launched, ProcessTree};
 use plan::Targets;
@@ -41,6 +41,17 @@ pub type Snapshot<'a> = dyn FnMut(&Store) -> Result<()> + 'a;
 /// # Errors
 /// `Gone`, `Denied`, `Unsupported` when nothing could be measured, `Usage` when the program to start cannot be.
 pub fn run(plan: &Plan, stop: &Stop, progress: &Progress, snapshot: &mut Snapshot<'_>) -> Result<Outcome> {
+    if let Targets::Processes(targets) = &plan.targets
+        && let Some(headless) = targets.iter().find(|t| t.window != t.pid)
+    {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "the main thread of process {headless} has ended while others go on; such a process is not sampled"
+            ),
+        )
+        .advise(format!("perfkit dump --pid {} shows where its threads stand", headless.pid)));
+    }
     let mut store = match plan.recording() {
         Some(path) => Store::create(path, plan.force)?,
         None => Store::temporary()?,

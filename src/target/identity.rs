@@ -39,6 +39,9 @@ pub struct Identity {
     pub command: Vec<String>,
     /// The pid in the target's own PID namespace (the name in `/tmp/perf-PID.map`).
     pub nspid: u32,
+    /// The number under which `/proc` and its memory can be read: the pid, or a thread's when the main thread has ended
+    /// (`pthread_exit`) while others go on, for the pid then shows a zombie.
+    pub window: u32,
 }
 
 impl PartialEq for Identity {
@@ -84,7 +87,8 @@ impl Identity {
 
     /// Whether it still runs: the pid belongs to a process with the same start time that is not a zombie.
     pub fn still_alive(&self) -> bool {
-        Stat::of(self.pid).is_some_and(|s| s.start_ticks == self.start_ticks && !s.is_zombie())
+        let same = Stat::of(self.pid).filter(|s| s.start_ticks == self.start_ticks);
+        same.is_some_and(|s| !s.is_zombie() || living_thread(self.pid).is_some())
     }
 
     /// A handle on it that the kernel keeps from ever meaning another process.
@@ -108,13 +112,14 @@ impl Identity {
             return Err(Error::usage(format!("{pid} is a thread of process {tgid}, not a process"))
                 .advise(format!("give --pid {tgid}; all of its threads are sampled")));
         }
-        if stat.is_zombie() {
+        let window = if stat.is_zombie() { living_thread(pid) } else { Some(pid) };
+        let Some(window) = window else {
             return Err(Error::new(
                 Kind::Gone,
                 format!("process {pid} ({}) is a zombie: it has ended and waits to be collected", stat.name),
             )
             .advise(format!("its parent is process {}", stat.parent)));
-        }
+        };
         if stat.is_kernel_thread() {
             return Err(Error::new(
                 Kind::Unsupported,
@@ -122,13 +127,13 @@ impl Identity {
             )
             .advise("give the process whose system calls it works for; kernel frames show up in its stacks"));
         }
-        let exe = match fs::read_link(format!("/proc/{pid}/exe")) {
+        let exe = match fs::read_link(format!("/proc/{window}/exe")) {
             Ok(path) => without_deleted(path),
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(denied(pid, &stat.name, status.uid)),
             // A process in the middle of its exit has no executable any more.
             Err(_) => return Err(gone(pid)),
         };
-        let command = command_line(pid);
+        let command = command_line(window);
         Ok(Self {
             pid,
             start_ticks: stat.start_ticks,
@@ -138,6 +143,7 @@ impl Identity {
             exe,
             command,
             nspid: status.nspid,
+            window,
         })
     }
 
@@ -271,6 +277,13 @@ fn without_deleted(path: PathBuf) -> PathBuf {
         Some(p) => Path::new(p).to_owned(),
         None => path,
     }
+}
+
+/// A thread of `pid` that has not ended, other than the main one.
+fn living_thread(pid: u32) -> Option<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let mut tids = threads.filter_map(|t| t.file_name().to_str()?.parse::<u32>().ok());
+    tids.find(|tid| *tid != pid && Stat::of(*tid).is_some_and(|s| !s.is_zombie()))
 }
 
 fn gone(pid: u32) -> Error {

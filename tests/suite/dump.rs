@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use serde_json::Value;
 
@@ -148,6 +148,7 @@ fn live_threads_that_run_are_met_on_their_cpu() {
         let _ = skip("root for eBPF");
         return;
     }
+    let (all, starved) = (AtomicU32::new(0), AtomicU32::new(0));
     for_each_python(|python| {
         let mut target = waiting(Target::python(python, "dump/waits.py"));
         target.ask("busy");
@@ -157,21 +158,29 @@ fn live_threads_that_run_are_met_on_their_cpu() {
         for name in ["compute_one", "compute_two"] {
             let thread = of(name);
             assert!(functions(thread, "python").contains(&name), "{thread:#}");
-            assert!(thread["taken"] == "sampled" || thread["taken"] == "asleep", "{thread:#}");
+            all.fetch_add(1, Ordering::Relaxed);
+            if thread["taken"] == "approximate" {
+                // It did not get a CPU for as long as we waited.
+                starved.fetch_add(1, Ordering::Relaxed);
+                assert!(thread["state"] == "runnable" && !thread["remark"].is_null(), "{thread:#}");
+                continue;
+            }
             assert!(thread["merged"] == true && thread["native_end"] == "root", "{thread:#}");
             holders += u32::from(thread["gil"] == "holds");
             if thread["taken"] == "asleep" {
                 // A thread that computes sleeps for nothing but the GIL.
                 assert!(thread["gil"] == "waits" && thread["wait"]["call"] == "futex", "{thread:#}");
             } else {
-                assert_eq!(thread["state"], "running");
+                assert!(thread["taken"] == "sampled" && thread["state"] == "running", "{thread:#}");
             }
         }
         // Each thread is seen at an instant of its own: the GIL may pass from one to the other in between.
-        assert!((1..=2).contains(&holders), "{process:#}");
+        assert!((1..=2).contains(&holders) || starved.load(Ordering::Relaxed) > 0, "{process:#}");
         assert_eq!(process["gil"].as_array().unwrap().len(), 1);
         assert!(target.is_untouched());
     });
+    let (starved, all) = (starved.into_inner(), all.into_inner());
+    assert!(starved * 4 <= all, "{starved} of {all} threads that run were not met on a CPU");
 }
 
 #[test]
@@ -195,6 +204,21 @@ fn live_a_restless_thread_is_never_torn_in_silence() {
         }
         assert!(taken.get("asleep").is_some_and(|n| *n > 5), "{taken:?}");
         assert!(target.report()["pauses"].as_u64().unwrap() > 0);
+    });
+}
+
+#[test]
+fn live_threads_that_come_and_go_cost_nobody_his_stack() {
+    for_each_python(|python| {
+        let target = Target::python(python, "dump/mayflies.py").start();
+        for _ in 0..10 {
+            let process = dump(&target, &[]);
+            let main = &threads(&process)[0];
+            assert_eq!(main["python_name"], "MainThread");
+            assert!(functions(main, "python").contains(&"main"), "{main:#}");
+            assert_eq!(main["native_end"], "root", "{main:#}");
+        }
+        assert!(target.is_untouched());
     });
 }
 
@@ -243,6 +267,18 @@ fn sleepers(target: &Target, process: &Value, root: &[&str]) {
             assert_eq!(found.iter().filter(|f| **f == "in_deep").count(), 301);
         }
     }
+}
+
+#[test]
+fn live_a_process_whose_main_thread_has_ended() {
+    let target = &mut waiting(Target::native("dump/sleepers.c").args(["orphan"]));
+    let process = dump(target, &[]);
+    let main = &threads(&process)[0];
+    assert!(main["state"] == "ended" && main["tid"] == target.pid(), "{main:#}");
+    sleepers(target, &process, &["middle", "outer", "start_thread"]);
+    let refused = run(["cpu", "-d", "1", "--pid", &target.pid().to_string()]).expect(3);
+    assert!(refused.stderr.contains("main thread") && refused.stderr.contains("perfkit dump"), "{refused:?}");
+    target.kill();
 }
 
 #[test]

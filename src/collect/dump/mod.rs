@@ -45,10 +45,13 @@ pub struct Options {
     pub locals: bool,
     /// Take native and kernel frames too.
     pub native: bool,
-    /// How long to wait at most until every thread that runs has been met on a CPU.
+    /// How long to wait at most until every thread that runs has been met on a CPU; a thread that can run is kept from it
+    /// by others on a busy machine, and by its cgroup's quota for tens of milliseconds at a time.
     pub patience: Nanos,
 }
 
+/// Times that thread states are listed again for threads that are new.
+const LISTINGS: u32 = 32;
 /// How long to wait at most before threads are looked at again.
 const BEAT: Duration = Duration::from_millis(4);
 /// What is said of a thread whose Python frames are later than its native ones.
@@ -56,7 +59,7 @@ const LATE: &str = "it runs: its Python frames were read a moment after its nati
 
 impl Default for Options {
     fn default() -> Self {
-        Self { locals: false, native: true, patience: Nanos(100_000_000) }
+        Self { locals: false, native: true, patience: Nanos(500_000_000) }
     }
 }
 
@@ -81,15 +84,15 @@ pub fn take(targets: &[Identity], options: Options) -> Result<Dump> {
 }
 
 fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
-    let pid = target.pid;
-    let memory = LiveMemory::new(pid);
-    let maps = Maps::of(pid)?;
+    let (pid, window) = (target.pid, target.window);
+    let memory = LiveMemory::new(window);
+    let maps = Maps::of(window)?;
     let mut remarks = Vec::new();
     let mut process = crate::target::describe(pid, target.parent, target.start_ticks);
-    let pythons = match locate(pid, &maps, &memory) {
+    let pythons = match locate(window, &maps, &memory) {
         Located::Found(runtime) => {
             process.runtime = format!("CPython {}", runtime.text);
-            Some(Pythons::new(*runtime, memory))
+            Some(Pythons::new(*runtime, memory, target.nspid))
         }
         Located::NotPython => None,
         Located::Refused(why) => {
@@ -97,8 +100,9 @@ fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
             None
         }
     };
-    let natives = Natives::new(pid, memory, maps);
-    let mut dumper = Dumper { pid, options, memory, natives, pythons, done: FxHashMap::default(), remarks };
+    let natives = Natives::new(window, memory, maps);
+    let mut dumper =
+        Dumper { pid, options, memory, natives, pythons, listings: LISTINGS, done: FxHashMap::default(), remarks };
     dumper.all(target)?;
     let gils = dumper.gils();
     let interpreter = dumper.pythons.as_ref().map(|p| p.runtime.image.clone());
@@ -136,6 +140,8 @@ struct Dumper {
     memory: LiveMemory,
     natives: Natives,
     pythons: Option<Pythons>,
+    /// How often thread states may be listed again.
+    listings: u32,
     done: FxHashMap<u32, ThreadDump>,
     remarks: Vec<String>,
 }
@@ -176,6 +182,16 @@ impl Dumper {
         self.done.values().any(|t| t.gil == Some(GilRole::Holds))
     }
 
+    /// Its thread state. For a thread that was born a moment ago they are listed again.
+    fn state_of(&mut self, facts: &TaskFacts) -> Option<python::StateOf> {
+        let pythons = self.pythons.as_mut()?;
+        if pythons.state(facts.own_tid).is_none() && self.listings > 0 && task::is_young(facts.born) {
+            self.listings -= 1;
+            pythons.refresh();
+        }
+        pythons.state(facts.own_tid)
+    }
+
     /// Takes a thread that sleeps. `false`: it runs, or it is to be looked at again.
     fn asleep(&mut self, facts: &TaskFacts, again: Again) -> Result<bool> {
         let task = facts.task;
@@ -184,10 +200,10 @@ impl Dumper {
             self.done.insert(task.tid, ThreadDump { remark, ..blank(facts) });
             return Ok(true);
         }
-        let own = self.pythons.as_ref().and_then(|p| p.state(facts.own_tid));
+        let own = self.state_of(facts);
         let Self { options, memory, natives, pythons, .. } = self;
         let meanwhile = |_: Option<Call>| Meanwhile {
-            python: pythons.as_ref().zip(own).and_then(|(p, s)| p.read(s.state, options.locals)),
+            python: pythons.as_ref().zip(own).and_then(|(p, s)| p.read(s, options.locals)),
             kernel: options.native.then(|| task::kernel_stack(task)).flatten(),
             holds_gil: pythons.as_ref().zip(own).is_some_and(|(p, s)| holds_gil(p, s)),
         };
@@ -200,6 +216,8 @@ impl Dumper {
         match look {
             Look::Running => Ok(false),
             Look::Asleep(_, _, Proof::Torn) if again != Again::Never => Ok(false),
+            // The stack of a thread that was born since the mappings were read.
+            Look::Asleep(asleep, ..) if asleep.bytes.is_empty() && self.natives.refresh() => self.asleep(facts, again),
             Look::Asleep(asleep, meanwhile, proof) => {
                 let role = self.role(facts, &meanwhile, asleep.call);
                 if again == Again::IfItWaitsForTheGil && role == Some(GilRole::Waits) && !self.holder_seen() {
@@ -268,7 +286,7 @@ impl Dumper {
     fn running(&mut self, target: &Identity, mut awake: Vec<TaskFacts>) -> Result<()> {
         let mut round = self.options.native.then(|| self.start_round(target)).flatten();
         // Without the sampler only sleep can be waited for, and a thread that computes may not sleep for long.
-        let patience = if round.is_some() { self.options.patience } else { Nanos(self.options.patience.0 / 4) };
+        let patience = if round.is_some() { self.options.patience } else { Nanos(self.options.patience.0 / 20) };
         let started = SystemClock.now();
         while !awake.is_empty() && SystemClock.now().since(started) < patience.0 {
             let mut met = Vec::new();
@@ -322,24 +340,29 @@ impl Dumper {
 
     /// A thread met on its CPU.
     fn caught(&mut self, facts: &TaskFacts, caught: &Caught) {
-        let own = self.pythons.as_ref().and_then(|p| Some((p, p.state(facts.own_tid)?)));
+        let own = self.state_of(facts);
+        let own = self.pythons.as_ref().zip(own);
         let kernel = caught.kernel.iter().map(|a| self.natives.kernel_frame(*a)).collect();
-        let (python, holds, late) = match (&caught.walked, own) {
+        // Up to 3.11 the walker in the kernel can take the state of a thread that is about to be started for that of the
+        // thread that starts it; then it meets no frames.
+        let walked = caught.walked.as_ref().filter(|w| !w.frames.is_empty());
+        let (python, holds, late) = match (walked, own) {
             (Some(walked), Some((pythons, own))) => {
                 let complete = walked.flags & (flag::PY_LOST | flag::PY_TRUNCATED) == 0;
                 let mut stack = pythons.walked(&walked.frames, complete);
                 if self.options.locals {
                     // Read a moment later: they belong to the frames that are still the same ones.
-                    stack::adopt_locals(&mut stack, pythons.read(own.state, true).unwrap_or_default());
+                    stack::adopt_locals(&mut stack, pythons.read(own, true).unwrap_or_default());
                 }
                 (Some(stack), walked.flags & flag::HOLDS_GIL != 0, false)
             }
             (None, Some((pythons, own))) => {
-                (pythons.read_steady(own.state, self.options.locals), holds_gil(pythons, own), true)
+                (pythons.read_steady(own, self.options.locals), holds_gil(pythons, own), true)
             }
             (_, None) => (None, false, false),
         };
-        let taken = if late && python.is_some() { Taken::Approximate } else { Taken::Sampled };
+        let late = late && python.as_ref().is_some_and(|p| !p.frames.is_empty());
+        let taken = if late { Taken::Approximate } else { Taken::Sampled };
         let remark = (taken == Taken::Approximate).then(|| LATE.to_owned());
         let pythons = self.pythons.as_ref();
         let assembled = stack::assemble_caught(&mut self.natives, pythons, caught, kernel, (python, late));
@@ -352,7 +375,7 @@ impl Dumper {
     fn remembered(&mut self, facts: &TaskFacts) {
         let own = self.pythons.as_ref().and_then(|p| Some((p, p.state(facts.own_tid)?)));
         let role = own.filter(|(p, s)| holds_gil(p, *s)).map(|_| GilRole::Holds);
-        let python = own.and_then(|(p, s)| p.read_steady(s.state, self.options.locals));
+        let python = own.and_then(|(p, s)| p.read_steady(s, self.options.locals));
         let taken = if python.is_some() { Taken::Approximate } else { Taken::Nothing };
         let remark = if python.is_some() {
             "it runs: its frames were read from memory and may not belong together"

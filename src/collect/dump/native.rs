@@ -15,6 +15,9 @@ use crate::record::{Frame, FrameKind};
 use crate::symbol::{Jit, Kernel, ModuleId, Modules, Namer, SearchPaths};
 use crate::target::Maps;
 
+/// Times that mappings are read again in one dump: large processes have many, and some stacks cannot be followed anyway.
+const REREADS: u32 = 8;
+
 /// Modules, unwinder and names of one process.
 pub(super) struct Natives {
     pid: u32,
@@ -27,7 +30,7 @@ pub(super) struct Natives {
     namer: Namer,
     jit: Jit,
     kernel: Kernel,
-    reread: bool,
+    rereads: u32,
 }
 
 impl Natives {
@@ -44,7 +47,7 @@ impl Natives {
             namer,
             jit: Jit::new(),
             kernel: Kernel::new(),
-            reread: false,
+            rereads: REREADS,
         }
     }
 
@@ -57,11 +60,11 @@ impl Natives {
         Arc::clone(&self.maps)
     }
 
-    /// Reads the mappings again, once a dump, when something lies in none of them: a thread or module that came meanwhile.
+    /// Reads the mappings again, when something lies in none of them: a thread or module that came meanwhile. `false` when
+    /// that was done often enough.
     pub(super) fn refresh(&mut self) -> bool {
-        if std::mem::replace(&mut self.reread, true) {
-            return false;
-        }
+        let Some(left) = self.rereads.checked_sub(1) else { return false };
+        self.rereads = left;
         let Ok(maps) = Maps::of(self.pid) else { return false };
         self.maps = Arc::new(maps);
         true

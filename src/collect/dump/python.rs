@@ -20,6 +20,8 @@ use crate::record::dump::Variable;
 
 /// Frames of a thread that are shown at most.
 const DEPTH: usize = 4096;
+/// Times that the list of thread states is followed until it is whole.
+const WALKS: usize = 16;
 /// Looks at a thread that runs before torn frames are taken as they are.
 const TRIES: usize = 8;
 /// `f_lasti` of a frame that has not run an instruction, -1, as the walker in the kernel passes it on.
@@ -50,7 +52,7 @@ pub(super) struct PyStack {
 }
 
 /// A thread state and what tells its thread.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StateOf {
     /// Address of the thread state.
     pub(super) state: u64,
@@ -64,6 +66,7 @@ pub(super) struct StateOf {
 pub(super) struct Pythons {
     pub(super) runtime: Runtime,
     memory: LiveMemory,
+    main: u32,
     codes: RefCell<FxHashMap<u64, Option<Arc<Code>>>>,
     qualnames: RefCell<Qualnames>,
     /// By the thread id of the target's own PID namespace.
@@ -72,29 +75,56 @@ pub(super) struct Pythons {
 }
 
 impl Pythons {
-    /// Finds the threads of an interpreter and their names.
-    pub(super) fn new(runtime: Runtime, memory: LiveMemory) -> Self {
+    /// Finds the threads of an interpreter and their names. `main` is the main thread, by its id in the target's own PID
+    /// namespace.
+    pub(super) fn new(runtime: Runtime, memory: LiveMemory, main: u32) -> Self {
         let mut found = Self {
             runtime,
             memory,
+            main,
             codes: RefCell::default(),
             qualnames: RefCell::default(),
             states: FxHashMap::default(),
             names: FxHashMap::default(),
         };
         found.refresh();
-        for interpreter in found.interpreters() {
-            found.names.extend(names::of_threads(&found.memory, &found.runtime, interpreter).unwrap_or_default());
-        }
         found
     }
 
-    /// Reads the list of thread states again.
+    /// Lists the thread states and the names again.
+    ///
+    /// The list begins with the newest thread, and one that ends while it is followed takes the rest out of sight: it is
+    /// followed until it reaches the main thread, the oldest, or twice says the same.
     pub(super) fn refresh(&mut self) {
-        let threads = frames::walk(&self.memory, &self.runtime, 0).unwrap_or_default();
         let state = |t: &python::Thread| StateOf { state: t.state, interpreter: t.interpreter_at, ident: t.thread_id };
-        // A thread that runs code of several interpreters has a state in each; the newest comes first.
-        self.states = threads.iter().rev().filter_map(|t| Some((t.native_id?, state(t)))).collect();
+        let mut before = None;
+        for _ in 0..WALKS {
+            let threads = frames::walk(&self.memory, &self.runtime, 1).unwrap_or_default();
+            // A thread can have several states: one in each interpreter whose code it runs, the newest first; and up to
+            // 3.11 that of a thread which it is about to start, which has no frames yet.
+            let mut found: FxHashMap<u32, StateOf> = FxHashMap::default();
+            for with_frames in [false, true] {
+                let some = threads.iter().rev().filter(|t| t.frames.is_empty() != with_frames);
+                found.extend(some.filter_map(|t| Some((t.native_id?, state(t)))));
+            }
+            let reached = threads.iter().any(|t| t.native_id == Some(self.main) && !t.frames.is_empty());
+            if reached || before.as_ref() == Some(&found) && !found.is_empty() {
+                before = Some(found);
+                break;
+            }
+            before = Some(found);
+        }
+        self.states = before.unwrap_or_default();
+        let main = self.state(self.main).map(|s| s.ident);
+        for round in 0..WALKS {
+            for interpreter in self.interpreters() {
+                self.names.extend(names::of_threads(&self.memory, &self.runtime, interpreter).unwrap_or_default());
+            }
+            // The dict that has them changes with every thread that comes or goes. None at all: never imported.
+            if (self.names.is_empty() && round >= 3) || main.is_none_or(|ident| self.names.contains_key(&ident)) {
+                break;
+            }
+        }
     }
 
     /// The thread state of a thread, by its id in the target's own PID namespace.
@@ -130,9 +160,12 @@ impl Pythons {
         merge_rule(&self.runtime.layout)
     }
 
-    /// Reads the frames of a thread state, with their variables if they are wanted.
-    pub(super) fn read(&self, state: u64, with_locals: bool) -> Option<PyStack> {
-        let thread = frames::thread(&self.memory, &self.runtime, state, DEPTH)?;
+    /// Reads the frames of a thread, with their variables if they are wanted. `None` when its state has become another's.
+    pub(super) fn read(&self, own: StateOf, with_locals: bool) -> Option<PyStack> {
+        let thread = frames::thread(&self.memory, &self.runtime, own.state, DEPTH)?;
+        if thread.thread_id != own.ident {
+            return None;
+        }
         let mut stack = PyStack { complete: thread.cut.is_none(), moved: thread.moved, ..PyStack::default() };
         for frame in &thread.frames {
             stack.items.push(PyItem::Frame(stack.frames.len()));
@@ -144,10 +177,10 @@ impl Pythons {
     }
 
     /// The same of a thread that runs: the first of several tries in which it stood still, or the last.
-    pub(super) fn read_steady(&self, state: u64, with_locals: bool) -> Option<PyStack> {
+    pub(super) fn read_steady(&self, own: StateOf, with_locals: bool) -> Option<PyStack> {
         let mut last = None;
         for _ in 0..TRIES {
-            let read = self.read(state, with_locals)?;
+            let read = self.read(own, with_locals)?;
             if !read.moved {
                 return Some(read);
             }

@@ -28,7 +28,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("cpu.bpf.o");
 /// The loaded programs and their maps.
 pub struct Programs {
     ebpf: Ebpf,
-    btf: Btf,
+    /// The kernel's types, read when a tracing program is attached: five megabytes, which take some 30 ms.
+    btf: Option<Btf>,
 }
 
 impl std::fmt::Debug for Programs {
@@ -60,17 +61,15 @@ impl Programs {
     /// # Errors
     /// `Denied` without CAP_BPF and CAP_PERFMON, `Unsupported` when the kernel lacks BTF or refuses the program.
     pub fn load(config: Config) -> Result<Self> {
-        let btf = Btf::from_sys_fs().map_err(|e| {
-            Error::new(Kind::Unsupported, "this kernel describes no types (/sys/kernel/btf/vmlinux)").caused_by(e)
-        })?;
+        // The loader reads the kernel's types itself.
+        std::fs::metadata("/sys/kernel/btf/vmlinux").map_err(no_types)?;
         let mut ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
             .override_global("config", &config, true)
             .load(OBJECT)
             .map_err(|e| refusal("the kernel did not take perfkit's eBPF maps", e))?;
         let tick: &mut PerfEvent = program(&mut ebpf, "on_tick")?;
         tick.load().map_err(|e| refusal("the kernel did not take perfkit's sampling program", e))?;
-        Ok(Self { ebpf, btf })
+        Ok(Self { ebpf, btf: None })
     }
 
     /// The program to run at each tick of a perf event.
@@ -95,8 +94,13 @@ impl Programs {
     }
 
     fn attach(&mut self, name: &'static str, tracepoint: &str) -> Result<()> {
+        let btf = match self.btf.take() {
+            Some(btf) => btf,
+            None => Btf::from_sys_fs().map_err(no_types)?,
+        };
+        let btf = self.btf.insert(btf);
         let p: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
-        p.load(tracepoint, &self.btf).map_err(|e| refusal("the kernel did not take a tracing program", e))?;
+        p.load(tracepoint, btf).map_err(|e| refusal("the kernel did not take a tracing program", e))?;
         p.attach().map_err(|e| refusal("a tracing program could not be attached", e))?;
         Ok(())
     }
@@ -177,6 +181,10 @@ where
     &'a mut T: TryFrom<&'a mut Program>,
 {
     ebpf.program_mut(name).and_then(|p| <&mut T>::try_from(p).ok()).ok_or_else(|| missing(name))
+}
+
+fn no_types(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(Kind::Unsupported, "this kernel describes no types (/sys/kernel/btf/vmlinux)").caused_by(cause)
 }
 
 fn missing(name: &str) -> Error {
