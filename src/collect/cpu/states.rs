@@ -1,8 +1,8 @@
 //! What `/proc` says of threads without any right: how long each ran, waited for a CPU and slept, and what it does now.
 //!
 //! In: a process id. Out: for each thread the time since the last look, and its state. Invariants: the three times add up to
-//! the time that passed, but for a tick; they are the scheduler's own (`schedstat`), so a look that comes late loses nothing. Limits: the
-//! time of a thread that runs is brought up to date by the kernel's tick, a few milliseconds late; a thread that ends takes
+//! the time that passed, but for a tick; they are the scheduler's own (`schedstat`), so a look that comes late loses
+//! nothing. Limits: the time of a thread that runs is brought up to date by the kernel's tick, a few milliseconds late; a thread that ends takes
 //! the time since the last look with it.
 
 use std::fs::File;

@@ -41,9 +41,17 @@ static long find_step(__u32 i, struct find *f)
 		return 0;
 	}
 	if (user_word(f->ts + f->py->ts_thread_id) == f->thread_id) {
-		/* Sub-interpreters give a thread several states; the one with frames is the one that runs. */
-		f->found = f->ts;
-		if (user_word(f->ts + f->py->ts_frame))
+		/*
+		 * A thread has several states in sub-interpreters, and up to 3.11 for a moment while it starts another
+		 * thread (the new state is made under its starter's id): the one with frames is the one that runs.
+		 */
+		__u64 frame = user_word(f->ts + f->py->ts_frame);
+
+		if (frame && f->py->frame_source == 1)
+			frame = user_word(frame + f->py->cframe_current_frame);
+		if (frame || !f->found)
+			f->found = f->ts;
+		if (frame)
 			return 1;
 	}
 	f->ts = user_word(f->ts + f->py->ts_next);
