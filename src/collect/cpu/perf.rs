@@ -1,5 +1,8 @@
-//! The second rung at work: perf events without eBPF. Native stacks are those of the sample's instant; Python frames are
-//! read from memory as soon as the sample wakes us.
+//! The second rung at work: perf events without eBPF.
+//!
+//! ```text
+//! perthread (timers) -> rings -> pinned (a reader a CPU: Python frames) -> roster (assembly) -> recorder
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +19,10 @@ use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::Running;
 use crate::error::Result;
 use crate::os::perf::Record;
-use crate::os::schedule::wake_promptly;
 use crate::record::{Event, Loss, Reading, Recorder, State};
 use crate::symbol::Modules;
 
-/// Without a sample we look up this often, for the session's sake.
+/// How often what the readers have read becomes samples.
 const BEAT: Duration = Duration::from_millis(20);
 /// How often counters become readings and losses.
 const ACCOUNT_NS: u64 = 1_000_000_000;
@@ -34,7 +36,6 @@ pub struct PerfSampler {
     malformed: u64,
     told: Reads,
     throttled: u64,
-    prompt: bool,
     /// Looks at the threads that wait.
     waits: Option<Watch>,
     kernel: KernelTime,
@@ -78,7 +79,6 @@ impl PerfSampler {
             throttled: 0,
             waits,
             kernel: KernelTime::default(),
-            prompt: false,
         })
     }
 
@@ -89,24 +89,26 @@ impl PerfSampler {
 
     fn drain(&mut self, now: Mono) {
         let Self { timers, roster, lost, malformed, .. } = self;
-        timers.drain(now, |record, weight_ns| match &record {
+        timers.drain(now, |record, read, weight_ns| match &record {
             Record::Stack(sample) => {
                 let tick = Tick {
                     pid: sample.pid,
                     tid: sample.tid,
                     at: Mono(sample.time),
                     native: Some(sample),
+                    read: Some(read),
                     weight_ns,
                     state: State::OnCpu,
                     reason: None,
                 };
-                roster.sample(tick, SystemClock.now());
+                roster.sample(tick, now);
             }
             Record::Lost(n) => *lost += n,
             Record::Malformed => *malformed += 1,
             other => roster.side_band(other, now),
         });
-        roster.refresh(now);
+        roster.settle(now);
+        roster.departed.clear();
     }
 
     fn account(&mut self, now: Mono) {
@@ -154,7 +156,7 @@ impl Engine for PerfSampler {
         if self.timers.excludes_kernel() {
             self.kernel.start(&self.roster);
         }
-        self.timers.start().map(|()| now)
+        self.timers.start(&self.roster.interpreters).map(|()| now)
     }
 
     fn tally(&self) -> Tally {
@@ -171,19 +173,12 @@ impl Engine for PerfSampler {
 }
 
 impl Running for PerfSampler {
-    /// [`Running::step`] waits by itself: a sample wakes it.
     fn due(&self) -> Duration {
-        Duration::ZERO
+        let wait = self.waits.as_ref().map(|w| Duration::from_nanos(w.next().since(SystemClock.now())));
+        wait.map_or(BEAT, |w| w.min(BEAT))
     }
 
     fn step(&mut self, _: Mono) -> Result<()> {
-        if !self.prompt {
-            // Here and not at the start: this is the thread that waits.
-            self.prompt = true;
-            wake_promptly();
-        }
-        let next = self.waits.as_ref().map(|w| Duration::from_nanos(w.next().since(SystemClock.now())));
-        self.timers.wait(next.map_or(BEAT, |n| n.min(BEAT)));
         let now = SystemClock.now();
         self.drain(now);
         if let Some(waits) = &mut self.waits {
@@ -196,12 +191,12 @@ impl Running for PerfSampler {
     }
 
     fn finish(&mut self, now: Mono) -> Result<()> {
-        self.timers.stop();
+        let stopped = self.timers.stop();
         self.drain(now);
         if let Some(waits) = &mut self.waits {
             waits.finish(&mut self.roster, now);
         }
         self.account(now);
-        Ok(())
+        stopped
     }
 }

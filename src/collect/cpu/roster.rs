@@ -3,12 +3,15 @@
 //! In: targets, side-band records, ticks. Out: rows of the recording. Python frames are read from memory when a sample is
 //! put together, so every sample that has them is marked approximate.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::assemble::{Assembled, Assembler, Parts, thread_of};
 use super::perthread::threads_of;
+use super::pinned::{Interpreter, Interpreters, Read};
 use super::process::{Process, Shared};
-use super::reader::{CStack, Reader, Seen};
+use super::reader::{Reader, Seen};
 use super::sampler::{Tally, Target};
 use crate::clock::Mono;
 use crate::error::{Error, Kind, Result};
@@ -47,6 +50,8 @@ pub(super) struct Tick<'a> {
     pub(super) at: Mono,
     /// Registers and stack; `None` where only memory is read.
     pub(super) native: Option<&'a StackSample<'a>>,
+    /// Its Python frames, where they have been read already.
+    pub(super) read: Option<Read<'a>>,
     /// The time it stands for, ns.
     pub(super) weight_ns: u64,
     pub(super) state: State,
@@ -70,6 +75,11 @@ pub(super) struct Reads {
 pub(super) struct Roster {
     pub(super) shared: Shared,
     pub(super) members: FxHashMap<u32, Member>,
+    /// What runs in the members, for readers on other threads.
+    pub(super) interpreters: Arc<Interpreters>,
+    /// Members that ended since the caller looked.
+    pub(super) departed: Vec<u32>,
+    ending: Vec<u32>,
     pub(super) tally: Tally,
     pub(super) reads: Reads,
     /// Stacks that were cut by the copy's size.
@@ -85,6 +95,9 @@ impl Roster {
         let mut roster = Self {
             shared,
             members: FxHashMap::default(),
+            interpreters: Arc::default(),
+            departed: Vec::new(),
+            ending: Vec::new(),
             tally: Tally::default(),
             reads: Reads::default(),
             cut: 0,
@@ -107,8 +120,16 @@ impl Roster {
         self.members.values().filter_map(|m| Some((m.process.pid, m.process.refused.clone()?))).collect()
     }
 
+    /// After a batch of records: lets go of what ended, looks again at mappings that changed.
+    pub(super) fn settle(&mut self, now: Mono) {
+        for pid in std::mem::take(&mut self.ending) {
+            self.ended(pid, now);
+        }
+        self.refresh(now);
+    }
+
     /// Looks again at mappings that changed.
-    pub(super) fn refresh(&mut self, now: Mono) {
+    fn refresh(&mut self, now: Mono) {
         let mut found = Vec::new();
         for (pid, m) in &mut self.members {
             if m.process.refresh(&self.shared, now) {
@@ -134,7 +155,7 @@ impl Roster {
             Record::Fork(task) if self.follow && task.pid != task.parent && self.members.contains_key(&task.parent) => {
                 self.born(task.pid, task.parent, now);
             }
-            Record::Exit(task) => self.thread_ended(task.pid, task.tid, now),
+            Record::Exit(task) => self.thread_ended(task.pid, task.tid),
             _ => {}
         }
     }
@@ -174,24 +195,27 @@ impl Roster {
     }
 
     /// A thread ended; with its leader the process is gone.
-    pub(super) fn thread_ended(&mut self, pid: u32, tid: u32, now: Mono) {
+    fn thread_ended(&mut self, pid: u32, tid: u32) {
         let Some(m) = self.members.get_mut(&pid) else { return };
         m.process.threads.remove(&tid);
         m.reader.forget(tid);
         if pid == tid {
-            self.ended(pid, now);
+            // Records of other CPUs may still be about it.
+            self.ending.push(pid);
         }
     }
 
     /// A process ended.
     pub(super) fn ended(&mut self, pid: u32, now: Mono) {
         if self.members.remove(&pid).is_some() {
+            self.interpreters.set(pid, None);
+            self.departed.push(pid);
             let text = format!("process {pid} ended");
             self.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exit", text }));
         }
     }
 
-    /// Says in the recording what runs in a process.
+    /// Says in the recording, and to the readers, what runs in a process.
     fn announce(&self, member: &Member) {
         let process = &member.process;
         let mut row = crate::target::describe(process.pid, 0, member.start_ticks);
@@ -201,6 +225,9 @@ impl Roster {
             row.runtime.clone_from(why);
         }
         self.shared.recorder.update_process(process.id, row);
+        let python = process.python.as_ref();
+        let interpreter = python.map(|p| Interpreter { runtime: p.runtime.clone(), py: p.walker() });
+        self.interpreters.set(process.pid, interpreter);
     }
 
     /// Reads the Python frames of the tick's thread and records the sample. `now` is the time of the read.
@@ -249,13 +276,13 @@ impl Roster {
         }
         let Self { shared, members, frames, assembler, reads, .. } = self;
         let Member { process, reader, .. } = members.get_mut(&tick.pid)?;
-        // First of all: each microsecond that passes here takes the frames further from the tick.
-        let seen = if let Some(python) = &process.python {
-            let stack = tick.native.and_then(|r| Some(CStack { sp: r.regs?[1], bytes: r.stack }));
-            reader.read((&python.runtime, &python.walker()), tick.tid, stack, now, frames)
-        } else {
-            frames.clear();
-            Seen::default()
+        let Read { frames, seen, at } = match (tick.read, &process.python) {
+            (Some(read), _) => read,
+            (None, Some(python)) => {
+                let seen = reader.read((&python.runtime, &python.walker()), tick.tid, None, now, frames);
+                Read { frames, seen, at: now }
+            }
+            (None, None) => Read { frames: &[], seen: Seen::default(), at: now },
         };
         let parts = Parts { tid: tick.tid, native: tick.native, walker: seen.flags, late: true, scheduler: None };
         let mut made = assembler.assemble(process, shared, parts, frames.iter().copied(), now);
@@ -265,7 +292,7 @@ impl Roster {
             reads.moved += u64::from(seen.moved);
             let astray = SampleFlags::UNMERGED | SampleFlags::PYTHON_LOST;
             reads.stale += u64::from(made.flags.has(astray));
-            reads.delay_ns += now.since(tick.at);
+            reads.delay_ns += at.since(tick.at);
         }
         if tick.native.is_none() {
             made.flags.0 |= SampleFlags::APPROXIMATE;
@@ -295,6 +322,7 @@ impl Roster {
 
     /// Finds out what nobody tells: targets that ended, that run another program, and children that were born.
     pub(super) fn census(&mut self, follow: bool, now: Mono) {
+        self.departed.clear();
         for pid in self.gone() {
             self.ended(pid, now);
         }
