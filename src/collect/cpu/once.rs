@@ -61,7 +61,7 @@ pub(in crate::collect) struct Round {
 
 enum Ticks {
     Bpf(Box<Ticker>),
-    Perf(PerThread),
+    Perf(Box<PerThread>),
 }
 
 impl Round {
@@ -75,7 +75,7 @@ impl Round {
             Err(e) => e,
         };
         match start_perf(pid, now) {
-            Ok(timers) => Ok(Self { ticks: Ticks::Perf(timers), pid, loses: Some(refused) }),
+            Ok(timers) => Ok(Self { ticks: Ticks::Perf(Box::new(timers)), pid, loses: Some(refused) }),
             Err(_) => Err(refused),
         }
     }

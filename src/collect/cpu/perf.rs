@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
-use super::kerneltime::KernelTime;
+use super::kerneltime::{CpuTime, KernelTime};
 use super::naming::Naming;
 use super::perthread::{PerThread, Settings};
 use super::process::Shared;
@@ -27,6 +27,10 @@ const BEAT: Duration = Duration::from_millis(20);
 /// How often counters become readings and losses.
 const ACCOUNT_NS: u64 = 1_000_000_000;
 
+/// Less than one in so many of the CPU time without a sample is noise, and so are a few samples.
+const MISSED_PART: u64 = 10;
+const MISSED_SAMPLES: u64 = 10;
+
 /// The running second rung.
 pub struct PerfSampler {
     timers: PerThread,
@@ -39,6 +43,9 @@ pub struct PerfSampler {
     /// Looks at the threads that wait.
     waits: Option<Watch>,
     kernel: KernelTime,
+    cpu: CpuTime,
+    begun: Mono,
+    rate_hz: f64,
 }
 
 impl std::fmt::Debug for PerfSampler {
@@ -79,12 +86,20 @@ impl PerfSampler {
             throttled: 0,
             waits,
             kernel: KernelTime::default(),
+            cpu: CpuTime::default(),
+            begun: now,
+            rate_hz: wanted.rate_hz,
         })
     }
 
     /// Whether time in the kernel goes unsampled, for want of the right.
     pub fn excludes_kernel(&self) -> bool {
         self.timers.excludes_kernel()
+    }
+
+    /// Threads that could not be given timers, for want of file descriptors.
+    pub fn unseen_threads(&self) -> u64 {
+        self.timers.refused
     }
 
     fn drain(&mut self, now: Mono) {
@@ -124,6 +139,7 @@ impl PerfSampler {
         lose(std::mem::take(&mut self.malformed), "records that could not be read");
         lose(self.timers.throttled - self.throttled, "the kernel throttled the timer");
         self.throttled = self.timers.throttled;
+        self.cpu.read(&self.roster, true);
         if self.timers.excludes_kernel() {
             self.kernel.account(&mut self.roster, now);
         }
@@ -136,6 +152,23 @@ impl PerfSampler {
             let scope = String::new();
             recorder.put(Event::Reading(Reading { at: now, metric: "python.delay_ns", scope, value: delay }));
         }
+    }
+}
+
+impl PerfSampler {
+    /// Says how much of the targets' CPU time no sample stands for, if that is much: threads that live for less than a
+    /// period of their timers are seen in part only.
+    fn miss(&mut self, now: Mono) {
+        let total = self.cpu.total();
+        let missed = total.saturating_sub(self.roster.on_ns);
+        let count = (missed as f64 / 1e9 * self.rate_hz) as u64;
+        if self.timers.births == 0 || missed < total / MISSED_PART || count < MISSED_SAMPLES {
+            return;
+        }
+        let why = "threads ended before their timers saw them".to_owned();
+        let (from, to) = (self.begun, now);
+        self.roster.shared.recorder.put(Event::Loss(Loss { from, to, source: "cpu", count, why }));
+        self.roster.tally.lost += count;
     }
 }
 
@@ -153,6 +186,8 @@ impl Engine for PerfSampler {
         if let Some(waits) = &mut self.waits {
             waits.start(&self.roster, now);
         }
+        self.begun = now;
+        self.cpu.read(&self.roster, false);
         if self.timers.excludes_kernel() {
             self.kernel.start(&self.roster);
         }
@@ -197,6 +232,7 @@ impl Running for PerfSampler {
             waits.finish(&mut self.roster, now);
         }
         self.account(now);
+        self.miss(now);
         stopped
     }
 }

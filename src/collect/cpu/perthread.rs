@@ -114,6 +114,8 @@ pub(super) struct PerThread {
     pub(super) refused: u64,
     /// Times the kernel slowed a timer down.
     pub(super) throttled: u64,
+    /// Threads born while sampling.
+    pub(super) births: u64,
 }
 
 impl PerThread {
@@ -164,6 +166,7 @@ impl PerThread {
             adopted: now,
             refused: 0,
             throttled: 0,
+            births: 0,
         })
     }
 
@@ -322,6 +325,7 @@ impl PerThread {
             return;
         }
         let root = self.children.get(&task.parent_tid).map_or(task.parent_tid, |mother| mother.root);
+        self.births += 1;
         self.mothers.insert(root);
         if !self.own.contains_key(&task.tid) {
             self.children.entry(task.tid).or_insert_with(|| Child::new(task.pid, root, now));

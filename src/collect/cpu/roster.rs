@@ -82,8 +82,8 @@ pub(super) struct Roster {
     ending: Vec<u32>,
     pub(super) tally: Tally,
     pub(super) reads: Reads,
-    /// Stacks that were cut by the copy's size.
-    pub(super) cut: u64,
+    /// Time on a CPU that the samples stand for, ns.
+    pub(super) on_ns: u64,
     follow: bool,
     assembler: Assembler,
     frames: Vec<PyFrame>,
@@ -100,7 +100,7 @@ impl Roster {
             ending: Vec::new(),
             tally: Tally::default(),
             reads: Reads::default(),
-            cut: 0,
+            on_ns: 0,
             follow,
             assembler: Assembler::default(),
             frames: Vec::new(),
@@ -233,10 +233,10 @@ impl Roster {
     /// Reads the Python frames of the tick's thread and records the sample. `now` is the time of the read.
     pub(super) fn sample(&mut self, tick: Tick<'_>, now: Mono) {
         let Some(made) = self.assemble(&tick, now) else { return };
-        let Assembled { thread, stack, flags, cut } = made;
-        self.cut += u64::from(cut);
+        let Assembled { thread, stack, flags, .. } = made;
         self.tally.samples += 1;
         let Tick { at, weight_ns, state, reason, .. } = tick;
+        self.count(weight_ns, state);
         self.shared.recorder.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
     }
 
@@ -261,10 +261,17 @@ impl Roster {
         at: Mono,
     ) {
         let Some(thread) = self.thread(pid, tid) else { return };
+        self.count(weight_ns, state);
         let recorder = &self.shared.recorder;
         let stack = recorder.stack(&[recorder.label(label)]);
         let (reason, flags) = (None, SampleFlags(SampleFlags::APPROXIMATE));
         recorder.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
+    }
+
+    fn count(&mut self, weight_ns: u64, state: State) {
+        if state == State::OnCpu {
+            self.on_ns += weight_ns;
+        }
     }
 
     fn assemble(&mut self, tick: &Tick<'_>, now: Mono) -> Option<Assembled> {
