@@ -17,7 +17,7 @@ use crate::clock::Mono;
 use crate::error::{Error, Kind, Result};
 use crate::os::bpf::{PyFrame, flag};
 use crate::os::perf::{Record, StackSample};
-use crate::record::{Event, Mark, Sample, SampleFlags, StackId, State, Thread, ThreadId};
+use crate::record::{Event, Mark, ProcessId, Sample, SampleFlags, StackId, State, Thread, ThreadId};
 
 /// Between two looks for an interpreter: at first, and at the longest.
 const PATIENCE_NS: (u64, u64) = (50_000_000, 5_000_000_000);
@@ -35,9 +35,14 @@ pub(super) struct Member {
 }
 
 impl Member {
-    fn new(process: Process, start_ticks: u64) -> Self {
-        let reader = Reader::new(process.pid);
-        Self { process, reader, start_ticks, marks: Vec::new(), look_at: Mono(0), patience_ns: PATIENCE_NS.0 }
+    /// Looks at a process for the first time.
+    fn meet(pid: u32, id: ProcessId, start_ticks: u64, shared: &Shared, now: Mono) -> Self {
+        // Before anything else is read: an exec from here on will be noticed.
+        let marks = auxiliary_vector(pid);
+        let mut process = Process::new(pid, id, now);
+        process.refresh(shared, now);
+        let reader = Reader::new(pid);
+        Self { process, reader, start_ticks, marks, look_at: Mono(0), patience_ns: PATIENCE_NS.0 }
     }
 }
 
@@ -106,9 +111,7 @@ impl Roster {
             frames: Vec::new(),
         };
         for t in targets {
-            let mut process = Process::new(t.pid, t.id, now);
-            process.refresh(&roster.shared, now);
-            let member = Member::new(process, t.start_ticks);
+            let member = Member::meet(t.pid, t.id, t.start_ticks, &roster.shared, now);
             roster.announce(&member);
             roster.members.insert(t.pid, member);
         }
@@ -187,9 +190,7 @@ impl Roster {
         }
         let start_ticks = crate::target::start_ticks(pid).unwrap_or(0);
         let id = self.shared.recorder.process(crate::target::describe(pid, parent, start_ticks));
-        let mut process = Process::new(pid, id, now);
-        process.refresh(&self.shared, now);
-        let member = Member::new(process, start_ticks);
+        let member = Member::meet(pid, id, start_ticks, &self.shared, now);
         self.announce(&member);
         self.members.insert(pid, member);
     }
@@ -336,7 +337,7 @@ impl Roster {
         let mut changed = Vec::new();
         let mut children = Vec::new();
         for (&pid, m) in &mut self.members {
-            let marks = std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default();
+            let marks = auxiliary_vector(pid);
             let old = std::mem::replace(&mut m.marks, marks);
             if !old.is_empty() && !m.marks.is_empty() && old != m.marks {
                 changed.push(pid);
@@ -359,6 +360,11 @@ impl Roster {
         }
         self.refresh(now);
     }
+}
+
+/// Empty where it may not be read.
+fn auxiliary_vector(pid: u32) -> Vec<u8> {
+    std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default()
 }
 
 /// The children that the threads of `pid` gave birth to, where the kernel lists them (CONFIG_PROC_CHILDREN).
