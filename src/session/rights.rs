@@ -61,7 +61,8 @@ impl Rights {
 
     /// Why perf events are refused, with the value found.
     pub(super) fn perf(self, cause: Error) -> Error {
-        if cause.kind() != Kind::Denied {
+        // What knows its own remedy (a ring that is too large) is told as it is.
+        if cause.kind() != Kind::Denied || cause.advice().is_some() {
             return cause;
         }
         let privileged = self.has(CAP_PERFMON) || self.has(CAP_SYS_ADMIN);

@@ -123,7 +123,6 @@ impl PerfSampler {
             other => roster.side_band(other, now),
         });
         roster.settle(now);
-        roster.departed.clear();
     }
 
     fn account(&mut self, now: Mono) {
@@ -220,6 +219,7 @@ impl Running for PerfSampler {
             waits.tick(&mut self.roster, now);
         }
         if now.since(self.accounted) >= ACCOUNT_NS {
+            self.roster.bury(now);
             self.account(now);
         }
         Ok(())

@@ -82,8 +82,6 @@ pub(super) struct Roster {
     pub(super) members: FxHashMap<u32, Member>,
     /// What runs in the members, for readers on other threads.
     pub(super) interpreters: Arc<Interpreters>,
-    /// Members that ended since the caller looked.
-    pub(super) departed: Vec<u32>,
     ending: Vec<u32>,
     pub(super) tally: Tally,
     pub(super) reads: Reads,
@@ -101,7 +99,6 @@ impl Roster {
             shared,
             members: FxHashMap::default(),
             interpreters: Arc::default(),
-            departed: Vec::new(),
             ending: Vec::new(),
             tally: Tally::default(),
             reads: Reads::default(),
@@ -210,7 +207,6 @@ impl Roster {
     pub(super) fn ended(&mut self, pid: u32, now: Mono) {
         if self.members.remove(&pid).is_some() {
             self.interpreters.set(pid, None);
-            self.departed.push(pid);
             let text = format!("process {pid} ended");
             self.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exit", text }));
         }
@@ -323,6 +319,13 @@ impl Roster {
         }
     }
 
+    /// Lets go of members whose end was not told: they ended before that was watched.
+    pub(super) fn bury(&mut self, now: Mono) {
+        for pid in self.gone() {
+            self.ended(pid, now);
+        }
+    }
+
     fn gone(&self) -> Vec<u32> {
         let runs = |m: &Member| crate::target::is_running(m.process.pid, m.start_ticks);
         self.members.values().filter(|m| !runs(m)).map(|m| m.process.pid).collect()
@@ -330,10 +333,7 @@ impl Roster {
 
     /// Finds out what nobody tells: targets that ended, that run another program, and children that were born.
     pub(super) fn census(&mut self, follow: bool, now: Mono) {
-        self.departed.clear();
-        for pid in self.gone() {
-            self.ended(pid, now);
-        }
+        self.bury(now);
         let mut changed = Vec::new();
         let mut children = Vec::new();
         for (&pid, m) in &mut self.members {
