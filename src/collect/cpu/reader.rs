@@ -118,7 +118,8 @@ impl Reader {
                 _ => (snapshot.u64_at(now_at).unwrap_or(0), 0),
             };
             top_at = now_at;
-            let hints = Hints { cframe: cframe.unwrap_or(0), top, at_end, stack };
+            let wide_top = runtime.version.minor >= 14;
+            let hints = Hints { cframe: cframe.unwrap_or(0), top, at_end, wide_top, stack };
             let flags = self.walker.walk((py, state), hints, now, out);
             let moved = top != at_end;
             seen = Seen { flags, moved };

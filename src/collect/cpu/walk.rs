@@ -2,6 +2,8 @@
 //!
 //! In: the walker's view of a CPython, a thread state, and the sample's copy of the C stack where there is one. Out: frames
 //! and entry marks, as the eBPF walker writes them. Invariant: every chain is bounded; memory that is no frame ends a walk.
+//! From 3.11 on a frame keeps the top of its stack only while a frame that it called runs: one that does not, below others,
+//! runs itself, and the others are leftovers of calls that are over. So what is read from one page belongs together.
 //!
 //! The thread runs on between the sample and the walk. What the copied C stack proves is used: an eval call below the
 //! sample's stack pointer is younger than the sample and left out, and in 3.11 and 3.12 the copy holds each eval call's
@@ -62,6 +64,8 @@ pub(super) struct Hints<'a> {
     pub(super) top: u64,
     /// The innermost frame after the pages were read.
     pub(super) at_end: u64,
+    /// A frame keeps a pointer to the top of its stack (3.14 and later) and not a number.
+    pub(super) wide_top: bool,
     /// The sample's copy of the C stack.
     pub(super) stack: Option<CStack<'a>>,
 }
@@ -103,7 +107,7 @@ impl Walker {
         out.clear();
         let mut flags = flag::HAS_TSTATE;
         let word = |s: &Self, at: u64, offset: u32| s.snapshot.u64_at(at.wrapping_add(u64::from(offset))).unwrap_or(0);
-        let Hints { mut cframe, top: mut frame, at_end, stack } = hints;
+        let Hints { mut cframe, top: mut frame, at_end, wide_top, stack } = hints;
         if frame == 0 {
             return flags;
         }
@@ -125,6 +129,8 @@ impl Walker {
         let mut strange = 0;
         // Set when the walk comes by the frame that ran at the sample.
         let mut passed = false;
+        // The frame before was called without a C call between, so this one must have laid down its work for it.
+        let mut inlined = false;
         let mut buffer = [0; BUFFER];
         for _ in 0..MAX_FRAMES {
             if frame == 0 {
@@ -150,6 +156,10 @@ impl Walker {
             }
             if at_end == frame {
                 // All before this one was left while we read: it may be half overwritten.
+                out.clear();
+            }
+            if std::mem::take(&mut inlined) && works(bytes, py, wide_top) {
+                // It runs itself: all before it is what earlier calls left behind.
                 out.clear();
             }
             if py.entry_rule == 3 && byte(py.frame_owner) >= 3 {
@@ -189,6 +199,8 @@ impl Walker {
             if py.entry_rule == 2 && byte(py.frame_is_entry) != 0 {
                 out.push(PyFrame { code: cframe, at: ENTRY_MARK, check: 0 });
                 cframe = if cframe == 0 { 0 } else { word(self, cframe, py.cframe_previous) };
+            } else {
+                inlined = py.entry_rule >= 2;
             }
             frame = previous;
         }
@@ -263,7 +275,40 @@ fn look(memory: &dyn Memory, py: &Python, code: u64) -> Code {
     Code::Is(fingerprint(word(py.code_firstlineno) as u32, (word(py.code_name), word(py.code_linetable))))
 }
 
+/// Whether a frame of 3.11 or later runs itself, and has called no other one: it keeps the top of its stack only while
+/// another runs (`_PyFrame_SetStackPointer`, `_PyFrame_GetStackPointer`), in the field after `frame_instr`.
+fn works(bytes: &[u8], py: &Python, wide_top: bool) -> bool {
+    let top = word_in(bytes, py.frame_instr.saturating_add(8));
+    top.is_some_and(|top| if wide_top { top == 0 } else { top as i32 == -1 })
+}
+
 fn word_in(bytes: &[u8], offset: u32) -> Option<u64> {
     let offset = offset as usize;
     Some(u64::from_le_bytes(bytes.get(offset..offset.checked_add(8)?)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_runs_has_laid_nothing_down() {
+        let py = Python { frame_instr: 56, ..Python::default() };
+        let frame = |top: u64| [vec![0; 64], top.to_le_bytes().to_vec()].concat();
+        // The upper half holds other fields up to 3.13.
+        assert!(works(&frame(0x0102_0304_ffff_ffff), &py, false));
+        assert!(!works(&frame(0x0102_0304_0000_0003), &py, false));
+        assert!(works(&frame(0), &py, true) && !works(&frame(0x7f00_1000), &py, true));
+        assert!(!works(&[0; 64], &py, false));
+    }
+
+    #[test]
+    fn the_copy_of_the_stack_tells_what_is_younger() {
+        let stack = CStack { sp: 0x10_0000, bytes: &[1, 0, 0, 0, 0, 0, 0, 0, 2] };
+        assert_eq!(
+            (stack.word(0x10_0000), stack.word(0x10_0001), stack.word(0xf_fff8)),
+            (Some(1), Some(2 << 56), None)
+        );
+        assert!(stack.is_above(0xf_ff00) && !stack.is_above(0x10_0000) && !stack.is_above(0x10));
+    }
 }
