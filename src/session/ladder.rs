@@ -4,6 +4,7 @@
 //! program that perfkit starts itself is its child, whose memory is open to it where others' is not (Yama 1). Invariant: a
 //! rung that cannot be had changes nothing and leaves nothing behind.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::plan::{EventChoice, Mode, Plan, SamplerChoice};
@@ -52,21 +53,24 @@ pub(super) fn climb(ground: &Ground<'_>) -> Result<Rung> {
     if let Some(choice) = ground.plan.sampler {
         return open(ground, choice, rights);
     }
-    let mut ebpf_lacks = String::new();
+    let mut lacks = Vec::new();
     let mut last = None;
     for choice in [SamplerChoice::Ebpf, SamplerChoice::Perf, SamplerChoice::Memory] {
         match open(ground, choice, rights) {
             Ok(mut rung) => {
-                rung.loses = rung.loses.map(|loses| format!("{loses}{ebpf_lacks}"));
+                if !lacks.is_empty() {
+                    rung.loses = rung.loses.map(|loses| format!("{loses} ({})", lacks.join("; ")));
+                }
                 return Ok(rung);
             }
             // Nobody to sample is no question of rights.
             Err(e) if matches!(e.kind(), Kind::Gone | Kind::Usage) => return Err(e),
             Err(e) => {
-                if choice == SamplerChoice::Ebpf {
-                    let needs = rights.ebpf_needs();
-                    ebpf_lacks = if needs.is_empty() { format!(" (eBPF: {e:#})") } else { format!(" (eBPF {needs})") };
-                }
+                lacks.push(match (choice, rights.ebpf_needs()) {
+                    (SamplerChoice::Ebpf, Some(needs)) => format!("eBPF needs {needs}"),
+                    (SamplerChoice::Ebpf, None) => format!("eBPF: {e:#}"),
+                    _ => format!("perf events: {e}"),
+                });
                 last = Some(e);
             }
         }
@@ -100,6 +104,9 @@ fn open(ground: &Ground<'_>, choice: SamplerChoice, rights: Rights) -> Result<Ru
             };
             if engine.excludes_kernel() {
                 loses.push_str(", time in the kernel has no stacks");
+            }
+            if engine.unseen_threads() > 0 {
+                let _ = write!(loses, ", {} threads are not seen (raise `ulimit -n`)", engine.unseen_threads());
             }
             if wanted.off_cpu {
                 loses.push_str(", waits are met by a timer, without native frames");

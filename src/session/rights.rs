@@ -46,8 +46,8 @@ impl Rights {
         self.capabilities >> capability & 1 == 1
     }
 
-    /// What eBPF needs here, as a half sentence.
-    pub(super) fn ebpf_needs(self) -> String {
+    /// The rights that eBPF needs and we have not; `None`: there is no such right.
+    pub(super) fn ebpf_needs(self) -> Option<String> {
         let mut missing = Vec::new();
         if !self.has(CAP_SYS_ADMIN) {
             for (capability, name) in [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")] {
@@ -56,12 +56,13 @@ impl Rights {
                 }
             }
         }
-        if missing.is_empty() { String::new() } else { format!("needs {}", missing.join(" and ")) }
+        (!missing.is_empty()).then(|| missing.join(" and "))
     }
 
     /// Why perf events are refused, with the value found.
     pub(super) fn perf(self, cause: Error) -> Error {
-        if cause.kind() != Kind::Denied {
+        // What knows its own remedy (a ring that is too large) is told as it is.
+        if cause.kind() != Kind::Denied || cause.advice().is_some() {
             return cause;
         }
         let privileged = self.has(CAP_PERFMON) || self.has(CAP_SYS_ADMIN);
@@ -159,9 +160,9 @@ mod tests {
 
     #[test]
     fn what_ebpf_lacks() {
-        assert_eq!(NONE.ebpf_needs(), "needs CAP_BPF and CAP_PERFMON");
-        assert_eq!(Rights { capabilities: 1 << CAP_BPF, ..NONE }.ebpf_needs(), "needs CAP_PERFMON");
-        assert_eq!(Rights { capabilities: 1 << CAP_SYS_ADMIN, ..NONE }.ebpf_needs(), "");
+        assert_eq!(NONE.ebpf_needs().as_deref(), Some("CAP_BPF and CAP_PERFMON"));
+        assert_eq!(Rights { capabilities: 1 << CAP_BPF, ..NONE }.ebpf_needs().as_deref(), Some("CAP_PERFMON"));
+        assert_eq!(Rights { capabilities: 1 << CAP_SYS_ADMIN, ..NONE }.ebpf_needs(), None);
     }
 
     #[test]

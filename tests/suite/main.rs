@@ -11,6 +11,7 @@
 mod cli;
 mod demo;
 mod dump;
+mod ladder;
 mod layers;
 mod live_truth;
 mod live_weather;

@@ -4,6 +4,7 @@
 //! instant, by perf events alone without. It ticks fast and for a short time; the caller ends it as soon as it has what it
 //! wants, by dropping it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::perthread::{self, PerThread};
@@ -19,6 +20,8 @@ use crate::python::Runtime;
 const RATE_HZ: f64 = 1999.0;
 /// Ticks a second of each thread's own time, without eBPF.
 const THREAD_RATE_HZ: f64 = 999.0;
+/// How often what the readers of the rings have is taken.
+const READ_INTERVAL: Duration = Duration::from_millis(2);
 /// Bytes of stack; the largest copy that fits a record.
 const STACK_BYTES: u32 = 56 << 10;
 
@@ -58,7 +61,7 @@ pub(in crate::collect) struct Round {
 
 enum Ticks {
     Bpf(Box<Ticker>),
-    Perf(PerThread),
+    Perf(Box<PerThread>),
 }
 
 impl Round {
@@ -72,7 +75,7 @@ impl Round {
             Err(e) => e,
         };
         match start_perf(pid, now) {
-            Ok(timers) => Ok(Self { ticks: Ticks::Perf(timers), pid, loses: Some(refused) }),
+            Ok(timers) => Ok(Self { ticks: Ticks::Perf(Box::new(timers)), pid, loses: Some(refused) }),
             Err(_) => Err(refused),
         }
     }
@@ -81,7 +84,7 @@ impl Round {
     pub(in crate::collect) fn wait(&self, limit: Duration) {
         match &self.ticks {
             Ticks::Bpf(ticker) => std::thread::sleep(ticker.interval().min(limit)),
-            Ticks::Perf(timers) => timers.wait(limit),
+            Ticks::Perf(_) => std::thread::sleep(READ_INTERVAL.min(limit)),
         }
     }
 
@@ -104,7 +107,7 @@ impl Round {
                     take(caught(&record, Some(walked)));
                 }
             }),
-            Ticks::Perf(timers) => timers.drain(now, |record, _| {
+            Ticks::Perf(timers) => timers.drain(now, |record, _, _| {
                 if let Record::Stack(record) = &record
                     && record.pid == pid
                 {
@@ -136,6 +139,6 @@ fn start_perf(pid: u32, now: Mono) -> Result<PerThread> {
     let settings = perthread::Settings { rate_hz: THREAD_RATE_HZ, cycles: false, follow: false };
     let mut timers = PerThread::open(settings, now)?;
     timers.add_process(pid, now)?;
-    timers.start()?;
+    timers.start(&Arc::default())?;
     Ok(timers)
 }

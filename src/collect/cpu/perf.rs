@@ -1,11 +1,14 @@
-//! The second rung at work: perf events without eBPF. Native stacks are those of the sample's instant; Python frames are
-//! read from memory as soon as the sample wakes us.
+//! The second rung at work: perf events without eBPF.
+//!
+//! ```text
+//! perthread (timers) -> rings -> pinned (a reader a CPU: Python frames) -> roster (assembly) -> recorder
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
-use super::kerneltime::KernelTime;
+use super::kerneltime::{CpuTime, KernelTime};
 use super::naming::Naming;
 use super::perthread::{PerThread, Settings};
 use super::process::Shared;
@@ -16,14 +19,17 @@ use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::Running;
 use crate::error::Result;
 use crate::os::perf::Record;
-use crate::os::schedule::wake_promptly;
 use crate::record::{Event, Loss, Reading, Recorder, State};
 use crate::symbol::Modules;
 
-/// Without a sample we look up this often, for the session's sake.
+/// How often what the readers have read becomes samples.
 const BEAT: Duration = Duration::from_millis(20);
 /// How often counters become readings and losses.
 const ACCOUNT_NS: u64 = 1_000_000_000;
+
+/// Less than one in so many of the CPU time without a sample is noise, and so are a few samples.
+const MISSED_PART: u64 = 10;
+const MISSED_SAMPLES: u64 = 10;
 
 /// The running second rung.
 pub struct PerfSampler {
@@ -34,10 +40,12 @@ pub struct PerfSampler {
     malformed: u64,
     told: Reads,
     throttled: u64,
-    prompt: bool,
     /// Looks at the threads that wait.
     waits: Option<Watch>,
     kernel: KernelTime,
+    cpu: CpuTime,
+    begun: Mono,
+    rate_hz: f64,
 }
 
 impl std::fmt::Debug for PerfSampler {
@@ -78,7 +86,9 @@ impl PerfSampler {
             throttled: 0,
             waits,
             kernel: KernelTime::default(),
-            prompt: false,
+            cpu: CpuTime::default(),
+            begun: now,
+            rate_hz: wanted.rate_hz,
         })
     }
 
@@ -87,26 +97,32 @@ impl PerfSampler {
         self.timers.excludes_kernel()
     }
 
+    /// Threads that could not be given timers, for want of file descriptors.
+    pub fn unseen_threads(&self) -> u64 {
+        self.timers.refused
+    }
+
     fn drain(&mut self, now: Mono) {
         let Self { timers, roster, lost, malformed, .. } = self;
-        timers.drain(now, |record, weight_ns| match &record {
+        timers.drain(now, |record, read, weight_ns| match &record {
             Record::Stack(sample) => {
                 let tick = Tick {
                     pid: sample.pid,
                     tid: sample.tid,
                     at: Mono(sample.time),
                     native: Some(sample),
+                    read: Some(read),
                     weight_ns,
                     state: State::OnCpu,
                     reason: None,
                 };
-                roster.sample(tick, SystemClock.now());
+                roster.sample(tick, now);
             }
             Record::Lost(n) => *lost += n,
             Record::Malformed => *malformed += 1,
             other => roster.side_band(other, now),
         });
-        roster.refresh(now);
+        roster.settle(now);
     }
 
     fn account(&mut self, now: Mono) {
@@ -122,6 +138,7 @@ impl PerfSampler {
         lose(std::mem::take(&mut self.malformed), "records that could not be read");
         lose(self.timers.throttled - self.throttled, "the kernel throttled the timer");
         self.throttled = self.timers.throttled;
+        self.cpu.read(&self.roster, true);
         if self.timers.excludes_kernel() {
             self.kernel.account(&mut self.roster, now);
         }
@@ -134,6 +151,23 @@ impl PerfSampler {
             let scope = String::new();
             recorder.put(Event::Reading(Reading { at: now, metric: "python.delay_ns", scope, value: delay }));
         }
+    }
+}
+
+impl PerfSampler {
+    /// Says how much of the targets' CPU time no sample stands for, if that is much: threads that live for less than a
+    /// period of their timers are seen in part only.
+    fn miss(&mut self, now: Mono) {
+        let total = self.cpu.total();
+        let missed = total.saturating_sub(self.roster.on_ns);
+        let count = (missed as f64 / 1e9 * self.rate_hz) as u64;
+        if self.timers.births == 0 || missed < total / MISSED_PART || count < MISSED_SAMPLES {
+            return;
+        }
+        let why = "threads ended before their timers saw them".to_owned();
+        let (from, to) = (self.begun, now);
+        self.roster.shared.recorder.put(Event::Loss(Loss { from, to, source: "cpu", count, why }));
+        self.roster.tally.lost += count;
     }
 }
 
@@ -151,10 +185,12 @@ impl Engine for PerfSampler {
         if let Some(waits) = &mut self.waits {
             waits.start(&self.roster, now);
         }
+        self.begun = now;
+        self.cpu.read(&self.roster, false);
         if self.timers.excludes_kernel() {
             self.kernel.start(&self.roster);
         }
-        self.timers.start().map(|()| now)
+        self.timers.start(&self.roster.interpreters).map(|()| now)
     }
 
     fn tally(&self) -> Tally {
@@ -171,37 +207,32 @@ impl Engine for PerfSampler {
 }
 
 impl Running for PerfSampler {
-    /// [`Running::step`] waits by itself: a sample wakes it.
     fn due(&self) -> Duration {
-        Duration::ZERO
+        let wait = self.waits.as_ref().map(|w| Duration::from_nanos(w.next().since(SystemClock.now())));
+        wait.map_or(BEAT, |w| w.min(BEAT))
     }
 
     fn step(&mut self, _: Mono) -> Result<()> {
-        if !self.prompt {
-            // Here and not at the start: this is the thread that waits.
-            self.prompt = true;
-            wake_promptly();
-        }
-        let next = self.waits.as_ref().map(|w| Duration::from_nanos(w.next().since(SystemClock.now())));
-        self.timers.wait(next.map_or(BEAT, |n| n.min(BEAT)));
         let now = SystemClock.now();
         self.drain(now);
         if let Some(waits) = &mut self.waits {
             waits.tick(&mut self.roster, now);
         }
         if now.since(self.accounted) >= ACCOUNT_NS {
+            self.roster.bury(now);
             self.account(now);
         }
         Ok(())
     }
 
     fn finish(&mut self, now: Mono) -> Result<()> {
-        self.timers.stop();
+        let stopped = self.timers.stop();
         self.drain(now);
         if let Some(waits) = &mut self.waits {
             waits.finish(&mut self.roster, now);
         }
         self.account(now);
-        Ok(())
+        self.miss(now);
+        stopped
     }
 }

@@ -3,18 +3,21 @@
 //! In: targets, side-band records, ticks. Out: rows of the recording. Python frames are read from memory when a sample is
 //! put together, so every sample that has them is marked approximate.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::assemble::{Assembled, Assembler, Parts, thread_of};
 use super::perthread::threads_of;
+use super::pinned::{Interpreter, Interpreters, Read};
 use super::process::{Process, Shared};
-use super::reader::{CStack, Reader, Seen};
+use super::reader::{Reader, Seen};
 use super::sampler::{Tally, Target};
 use crate::clock::Mono;
 use crate::error::{Error, Kind, Result};
 use crate::os::bpf::{PyFrame, flag};
 use crate::os::perf::{Record, StackSample};
-use crate::record::{Event, Mark, Sample, SampleFlags, StackId, State, Thread, ThreadId};
+use crate::record::{Event, Mark, ProcessId, Sample, SampleFlags, StackId, State, Thread, ThreadId};
 
 /// Between two looks for an interpreter: at first, and at the longest.
 const PATIENCE_NS: (u64, u64) = (50_000_000, 5_000_000_000);
@@ -32,9 +35,14 @@ pub(super) struct Member {
 }
 
 impl Member {
-    fn new(process: Process, start_ticks: u64) -> Self {
-        let reader = Reader::new(process.pid);
-        Self { process, reader, start_ticks, marks: Vec::new(), look_at: Mono(0), patience_ns: PATIENCE_NS.0 }
+    /// Looks at a process for the first time.
+    fn meet(pid: u32, id: ProcessId, start_ticks: u64, shared: &Shared, now: Mono) -> Self {
+        // Before anything else is read: an exec from here on will be noticed.
+        let marks = auxiliary_vector(pid);
+        let mut process = Process::new(pid, id, now);
+        process.refresh(shared, now);
+        let reader = Reader::new(pid);
+        Self { process, reader, start_ticks, marks, look_at: Mono(0), patience_ns: PATIENCE_NS.0 }
     }
 }
 
@@ -47,6 +55,8 @@ pub(super) struct Tick<'a> {
     pub(super) at: Mono,
     /// Registers and stack; `None` where only memory is read.
     pub(super) native: Option<&'a StackSample<'a>>,
+    /// Its Python frames, where they have been read already.
+    pub(super) read: Option<Read<'a>>,
     /// The time it stands for, ns.
     pub(super) weight_ns: u64,
     pub(super) state: State,
@@ -70,10 +80,13 @@ pub(super) struct Reads {
 pub(super) struct Roster {
     pub(super) shared: Shared,
     pub(super) members: FxHashMap<u32, Member>,
+    /// What runs in the members, for readers on other threads.
+    pub(super) interpreters: Arc<Interpreters>,
+    ending: Vec<u32>,
     pub(super) tally: Tally,
     pub(super) reads: Reads,
-    /// Stacks that were cut by the copy's size.
-    pub(super) cut: u64,
+    /// Time on a CPU that the samples stand for, ns.
+    pub(super) on_ns: u64,
     follow: bool,
     assembler: Assembler,
     frames: Vec<PyFrame>,
@@ -85,17 +98,17 @@ impl Roster {
         let mut roster = Self {
             shared,
             members: FxHashMap::default(),
+            interpreters: Arc::default(),
+            ending: Vec::new(),
             tally: Tally::default(),
             reads: Reads::default(),
-            cut: 0,
+            on_ns: 0,
             follow,
             assembler: Assembler::default(),
             frames: Vec::new(),
         };
         for t in targets {
-            let mut process = Process::new(t.pid, t.id, now);
-            process.refresh(&roster.shared, now);
-            let member = Member::new(process, t.start_ticks);
+            let member = Member::meet(t.pid, t.id, t.start_ticks, &roster.shared, now);
             roster.announce(&member);
             roster.members.insert(t.pid, member);
         }
@@ -107,8 +120,16 @@ impl Roster {
         self.members.values().filter_map(|m| Some((m.process.pid, m.process.refused.clone()?))).collect()
     }
 
+    /// After a batch of records: lets go of what ended, looks again at mappings that changed.
+    pub(super) fn settle(&mut self, now: Mono) {
+        for pid in std::mem::take(&mut self.ending) {
+            self.ended(pid, now);
+        }
+        self.refresh(now);
+    }
+
     /// Looks again at mappings that changed.
-    pub(super) fn refresh(&mut self, now: Mono) {
+    fn refresh(&mut self, now: Mono) {
         let mut found = Vec::new();
         for (pid, m) in &mut self.members {
             if m.process.refresh(&self.shared, now) {
@@ -134,7 +155,7 @@ impl Roster {
             Record::Fork(task) if self.follow && task.pid != task.parent && self.members.contains_key(&task.parent) => {
                 self.born(task.pid, task.parent, now);
             }
-            Record::Exit(task) => self.thread_ended(task.pid, task.tid, now),
+            Record::Exit(task) => self.thread_ended(task.pid, task.tid),
             _ => {}
         }
     }
@@ -166,32 +187,32 @@ impl Roster {
         }
         let start_ticks = crate::target::start_ticks(pid).unwrap_or(0);
         let id = self.shared.recorder.process(crate::target::describe(pid, parent, start_ticks));
-        let mut process = Process::new(pid, id, now);
-        process.refresh(&self.shared, now);
-        let member = Member::new(process, start_ticks);
+        let member = Member::meet(pid, id, start_ticks, &self.shared, now);
         self.announce(&member);
         self.members.insert(pid, member);
     }
 
     /// A thread ended; with its leader the process is gone.
-    pub(super) fn thread_ended(&mut self, pid: u32, tid: u32, now: Mono) {
+    fn thread_ended(&mut self, pid: u32, tid: u32) {
         let Some(m) = self.members.get_mut(&pid) else { return };
         m.process.threads.remove(&tid);
         m.reader.forget(tid);
         if pid == tid {
-            self.ended(pid, now);
+            // Records of other CPUs may still be about it.
+            self.ending.push(pid);
         }
     }
 
     /// A process ended.
     pub(super) fn ended(&mut self, pid: u32, now: Mono) {
         if self.members.remove(&pid).is_some() {
+            self.interpreters.set(pid, None);
             let text = format!("process {pid} ended");
             self.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exit", text }));
         }
     }
 
-    /// Says in the recording what runs in a process.
+    /// Says in the recording, and to the readers, what runs in a process.
     fn announce(&self, member: &Member) {
         let process = &member.process;
         let mut row = crate::target::describe(process.pid, 0, member.start_ticks);
@@ -201,15 +222,18 @@ impl Roster {
             row.runtime.clone_from(why);
         }
         self.shared.recorder.update_process(process.id, row);
+        let python = process.python.as_ref();
+        let interpreter = python.map(|p| Interpreter { runtime: p.runtime.clone(), py: p.walker() });
+        self.interpreters.set(process.pid, interpreter);
     }
 
     /// Reads the Python frames of the tick's thread and records the sample. `now` is the time of the read.
     pub(super) fn sample(&mut self, tick: Tick<'_>, now: Mono) {
         let Some(made) = self.assemble(&tick, now) else { return };
-        let Assembled { thread, stack, flags, cut } = made;
-        self.cut += u64::from(cut);
+        let Assembled { thread, stack, flags, .. } = made;
         self.tally.samples += 1;
         let Tick { at, weight_ns, state, reason, .. } = tick;
+        self.count(weight_ns, state);
         self.shared.recorder.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
     }
 
@@ -234,10 +258,17 @@ impl Roster {
         at: Mono,
     ) {
         let Some(thread) = self.thread(pid, tid) else { return };
+        self.count(weight_ns, state);
         let recorder = &self.shared.recorder;
         let stack = recorder.stack(&[recorder.label(label)]);
         let (reason, flags) = (None, SampleFlags(SampleFlags::APPROXIMATE));
         recorder.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
+    }
+
+    fn count(&mut self, weight_ns: u64, state: State) {
+        if state == State::OnCpu {
+            self.on_ns += weight_ns;
+        }
     }
 
     fn assemble(&mut self, tick: &Tick<'_>, now: Mono) -> Option<Assembled> {
@@ -249,13 +280,13 @@ impl Roster {
         }
         let Self { shared, members, frames, assembler, reads, .. } = self;
         let Member { process, reader, .. } = members.get_mut(&tick.pid)?;
-        // First of all: each microsecond that passes here takes the frames further from the tick.
-        let seen = if let Some(python) = &process.python {
-            let stack = tick.native.and_then(|r| Some(CStack { sp: r.regs?[1], bytes: r.stack }));
-            reader.read((&python.runtime, &python.walker()), tick.tid, stack, now, frames)
-        } else {
-            frames.clear();
-            Seen::default()
+        let Read { frames, seen, at } = match (tick.read, &process.python) {
+            (Some(read), _) => read,
+            (None, Some(python)) => {
+                let seen = reader.read((&python.runtime, &python.walker()), tick.tid, None, now, frames);
+                Read { frames, seen, at: now }
+            }
+            (None, None) => Read { frames: &[], seen: Seen::default(), at: now },
         };
         let parts = Parts { tid: tick.tid, native: tick.native, walker: seen.flags, late: true, scheduler: None };
         let mut made = assembler.assemble(process, shared, parts, frames.iter().copied(), now);
@@ -265,7 +296,7 @@ impl Roster {
             reads.moved += u64::from(seen.moved);
             let astray = SampleFlags::UNMERGED | SampleFlags::PYTHON_LOST;
             reads.stale += u64::from(made.flags.has(astray));
-            reads.delay_ns += now.since(tick.at);
+            reads.delay_ns += at.since(tick.at);
         }
         if tick.native.is_none() {
             made.flags.0 |= SampleFlags::APPROXIMATE;
@@ -288,6 +319,13 @@ impl Roster {
         }
     }
 
+    /// Lets go of members whose end was not told: they ended before that was watched.
+    pub(super) fn bury(&mut self, now: Mono) {
+        for pid in self.gone() {
+            self.ended(pid, now);
+        }
+    }
+
     fn gone(&self) -> Vec<u32> {
         let runs = |m: &Member| crate::target::is_running(m.process.pid, m.start_ticks);
         self.members.values().filter(|m| !runs(m)).map(|m| m.process.pid).collect()
@@ -295,13 +333,11 @@ impl Roster {
 
     /// Finds out what nobody tells: targets that ended, that run another program, and children that were born.
     pub(super) fn census(&mut self, follow: bool, now: Mono) {
-        for pid in self.gone() {
-            self.ended(pid, now);
-        }
+        self.bury(now);
         let mut changed = Vec::new();
         let mut children = Vec::new();
         for (&pid, m) in &mut self.members {
-            let marks = std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default();
+            let marks = auxiliary_vector(pid);
             let old = std::mem::replace(&mut m.marks, marks);
             if !old.is_empty() && !m.marks.is_empty() && old != m.marks {
                 changed.push(pid);
@@ -324,6 +360,11 @@ impl Roster {
         }
         self.refresh(now);
     }
+}
+
+/// Empty where it may not be read.
+fn auxiliary_vector(pid: u32) -> Vec<u8> {
+    std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default()
 }
 
 /// The children that the threads of `pid` gave birth to, where the kernel lists them (CONFIG_PROC_CHILDREN).

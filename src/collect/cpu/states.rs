@@ -18,6 +18,8 @@ use crate::record::{SampleFlags, StackId};
 /// More threads than this are listed anew only every so many looks.
 const CROWD: usize = 100;
 const CROWD_LOOKS: u32 = 10;
+/// A thread that lives longer counts by the scheduler's times alone.
+const YOUTH_NS: u64 = 1_000_000_000;
 /// Without `schedstat` a look that comes late does not stand for more than this.
 const LATE_LIMIT_NS: u64 = 100_000_000;
 
@@ -30,6 +32,18 @@ pub(super) struct Times {
     pub(super) runnable: u64,
     /// Everything else.
     pub(super) off: u64,
+}
+
+impl Times {
+    /// The time active that a look at a young thread stands for: all that passed since the look before. Young threads may
+    /// end before the next look; those that do so unseen are made up for by those that are seen, which counting only what
+    /// was seen of each would not do.
+    fn share(&mut self, between: u64, on: u64, runnable: u64) {
+        // The kernel's tick brings the times up to date a little late: a thread that just began to run has none yet.
+        let on_part = if on + runnable == 0 { 1.0 } else { on as f64 / (on + runnable) as f64 };
+        self.on = (between as f64 * on_part) as u64;
+        self.runnable = between - self.on;
+    }
 }
 
 /// The file of a thread: time on a CPU, time runnable (both ns) and the number of times it was given a CPU.
@@ -76,6 +90,8 @@ pub(super) struct Known {
     pub(super) due: Times,
     /// Where it sleeps, while it does.
     pub(super) rest: Option<Rest>,
+    /// When it was met, while it is young.
+    young: Option<Mono>,
 }
 
 /// What one look at a thread found.
@@ -93,6 +109,9 @@ pub(super) struct Threads {
     pid: u32,
     pub(super) known: FxHashMap<u32, Known>,
     looks: u32,
+    /// The time between the last two looks.
+    between: u64,
+    looked: Mono,
     /// When the threads were listed before.
     listed: Mono,
 }
@@ -100,7 +119,7 @@ pub(super) struct Threads {
 impl Threads {
     /// Those of `pid`. With `from` their time counts from there on; without, from their birth (a child that was just met).
     pub(super) fn new(pid: u32, now: Mono, newborn: bool) -> Self {
-        let mut threads = Self { pid, known: FxHashMap::default(), looks: 0, listed: now };
+        let mut threads = Self { pid, known: FxHashMap::default(), looks: 0, between: 0, looked: now, listed: now };
         if !newborn {
             for tid in threads_of(pid) {
                 let mut known = Known::open(pid, tid, now);
@@ -114,6 +133,8 @@ impl Threads {
     /// Meets new threads and forgets those that ended. Returns the thread ids, `None` when the process is gone.
     pub(super) fn list(&mut self, now: Mono) -> Option<Vec<u32>> {
         self.looks += 1;
+        self.between = now.since(self.looked);
+        self.looked = now;
         if self.known.len() > CROWD && !self.looks.is_multiple_of(CROWD_LOOKS) {
             return Some(self.known.keys().copied().collect());
         }
@@ -154,9 +175,15 @@ impl Threads {
         let last = std::mem::replace(&mut known.last, next);
         let on = next.on.saturating_sub(last.on);
         let runnable = next.runnable.saturating_sub(last.runnable);
-        known.due.on += on;
-        known.due.runnable += runnable;
         known.due.off += elapsed.saturating_sub(on).saturating_sub(runnable);
+        match known.young {
+            Some(met) if now.since(met) < YOUTH_NS => known.due.share(self.between, on, runnable),
+            _ => {
+                known.young = None;
+                known.due.on += on;
+                known.due.runnable += runnable;
+            }
+        }
         let ran = on > 0 || next.slices != last.slices || known.rest.is_none();
         Some(Glance { ran, state: None })
     }
@@ -192,18 +219,16 @@ fn parse_syscall(text: &str) -> (Option<u32>, u64) {
 impl Known {
     fn open(pid: u32, tid: u32, now: Mono) -> Self {
         let file = File::open(format!("/proc/{pid}/task/{tid}/schedstat")).ok();
-        Self { file, stat: None, last: Schedstat::default(), at: now, due: Times::default(), rest: None }
+        Self { file, stat: None, last: Schedstat::default(), at: now, due: Times::default(), rest: None, young: None }
     }
 
-    /// A thread that was born in the last `between` ns. It may end before the next look, and those that do so unseen are
-    /// made up for by those that are seen: all of `between` counts, not only what it lived of it.
+    /// A thread that was born in the last `between` ns.
     fn born(pid: u32, tid: u32, now: Mono, between: u64) -> Self {
         let mut known = Self::open(pid, tid, now);
         if let Some(lived) = known.file.as_ref().and_then(Schedstat::read) {
             known.last = lived;
-            let active = lived.on + lived.runnable;
-            let share = |part: u64| (between as f64 * part as f64 / active.max(1) as f64) as u64;
-            known.due = Times { on: share(lived.on), runnable: share(lived.runnable), off: 0 };
+            known.due.share(between, lived.on, lived.runnable);
+            known.young = Some(now);
         }
         known
     }

@@ -143,7 +143,8 @@ fn look(threads: &mut Threads, roster: &mut Roster, wanted: Times, pid: u32, tid
         return;
     }
     let Some(state) = glance.state.or_else(|| threads.state(tid)) else { return };
-    let tick = |weight_ns, state, reason| Tick { pid, tid, at: now, native: None, weight_ns, state, reason };
+    let tick =
+        |weight_ns, state, reason| Tick { pid, tid, at: now, native: None, read: None, weight_ns, state, reason };
     let Some(known) = threads.known.get_mut(&tid) else { return };
     match state {
         'R' => {
