@@ -283,7 +283,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         if path.is_dir() {
             let built = ["target", "corpus", "artifacts", "__pycache__"].iter().any(|b| name == *b);
             found.extend(if built { Vec::new() } else { files(&path) });
-        } else {
+        } else if name != "Cargo.lock" {
+            // Lock files name the registry by nature.
             found.push(path);
         }
     }

@@ -7,7 +7,6 @@
 //! ended, by their PID.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,6 +19,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+mod pythons;
+pub use pythons::{Python, for_each_python, interpreters, pyenv, python};
 
 /// How long a target may take to get ready or to answer. Generous: it is there to name a hang, not to measure.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -75,100 +77,6 @@ pub fn skip(missing: &str) -> Skipped {
 /// What [`skip`] leaves.
 #[derive(Debug)]
 pub struct Skipped;
-
-// ---- interpreters -----------------------------------------------------------------------------------------------------
-
-/// A CPython to test with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Python {
-    /// The executable.
-    pub path: PathBuf,
-    /// Major, minor, micro.
-    pub version: (u32, u32, u32),
-}
-
-impl fmt::Display for Python {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (major, minor, micro) = self.version;
-        write!(f, "{major}.{minor}.{micro} ({})", self.path.display())
-    }
-}
-
-/// Every CPython 3.8 to 3.13 of pyenv, and `/usr/bin/python3` if it is one of 3.8 or later. `PERFKIT_PYTHONS` (paths with
-/// colons between) overrides; a path in it that is no CPython fails by name.
-pub fn interpreters() -> &'static [Python] {
-    static ALL: OnceLock<Vec<Python>> = OnceLock::new();
-    ALL.get_or_init(|| {
-        if let Some(paths) = std::env::var_os("PERFKIT_PYTHONS") {
-            return std::env::split_paths(&paths)
-                .map(|p| {
-                    let found = identify(&p);
-                    found.unwrap_or_else(|| panic!("PERFKIT_PYTHONS names {}: no CPython runs there", p.display()))
-                })
-                .collect();
-        }
-        let mut all = Vec::new();
-        for entry in fs::read_dir(pyenv().join("versions")).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            // pyenv names CPython by its bare version; `pypy3.9-7.3`, `3.13.0t` and the like are other things.
-            if let Some(version) = name.to_str().and_then(parse_version)
-                && (3, 8) <= (version.0, version.1)
-                && (version.0, version.1) <= (3, 13)
-            {
-                all.push(Python { path: entry.path().join("bin/python"), version });
-            }
-        }
-        all.sort_by_key(|p| p.version);
-        all.extend(identify(Path::new("/usr/bin/python3")).filter(|p| p.version >= (3, 8, 0)));
-        all
-    })
-}
-
-/// The interpreter of a version such as `3.11` (pyenv's before the system's), or the newest for `""`.
-///
-/// # Panics
-/// By name, when there is none.
-pub fn python(version: &str) -> &'static Python {
-    let mut fitting = interpreters().iter().filter(|p| {
-        let (major, minor, micro) = p.version;
-        version.is_empty() || version == format!("{major}.{minor}") || version == format!("{major}.{minor}.{micro}")
-    });
-    let found = if version.is_empty() { fitting.max_by_key(|p| p.version) } else { fitting.next() };
-    found.unwrap_or_else(|| panic!("no CPython {version} on this machine (set PERFKIT_PYTHONS)"))
-}
-
-/// Runs `test` on every interpreter, all of them, and fails with the names of those it failed on.
-pub fn for_each_python(test: impl Fn(&Python) + std::panic::RefUnwindSafe) {
-    assert!(!interpreters().is_empty(), "no CPython 3.8 or later on this machine (set PERFKIT_PYTHONS)");
-    let failed: Vec<_> = interpreters()
-        .iter()
-        .filter(|p| {
-            let _ = writeln!(std::io::stderr(), "---- on CPython {p}");
-            std::panic::catch_unwind(|| test(p)).is_err()
-        })
-        .map(ToString::to_string)
-        .collect();
-    assert!(failed.is_empty(), "failed on {}", failed.join(", "));
-}
-
-fn pyenv() -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".pyenv");
-    std::env::var_os("PYENV_ROOT").map_or_else(home, PathBuf::from)
-}
-
-fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
-    let mut parts = text.trim().split('.').map(str::parse);
-    let version = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
-    parts.next().is_none().then_some(version)
-}
-
-fn identify(path: &Path) -> Option<Python> {
-    let ask = "import sys; print(sys.implementation.name, '%d.%d.%d' % sys.version_info[:3])";
-    let out = Command::new(path).args(["-I", "-c", ask]).stdin(Stdio::null()).output().ok()?;
-    let text = String::from_utf8(out.stdout).ok()?;
-    let version = parse_version(text.strip_prefix("cpython ")?)?;
-    Some(Python { path: path.to_owned(), version })
-}
 
 // ---- compiled targets -------------------------------------------------------------------------------------------------
 

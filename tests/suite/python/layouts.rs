@@ -1,18 +1,23 @@
 //! The table of layouts against the debug information of the interpreters on this machine.
 
+use std::ops::Not;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use perfkit::python::{Version, layout::Layout};
 
-use super::{MINORS, pyenv};
+use crate::rig::{interpreters, skip};
 
 #[test]
 fn layouts_equal_dwarf() {
-    for minor in MINORS {
-        let python = pyenv(&format!("3.{minor}"));
-        let library = python.parent().and_then(Path::parent).unwrap().join(format!("lib/libpython3.{minor}.so.1.0"));
-        let binary: PathBuf = if library.exists() { library } else { python };
+    let mut compared_minors = 0;
+    // Debian's is stripped: pyenv's builds have the debug information.
+    for python in interpreters().iter().filter(|p| p.path.starts_with("/usr").not()) {
+        let minor = python.version.1 as u8;
+        let prefix = python.path.parent().and_then(Path::parent).unwrap();
+        let library = prefix.join(format!("lib/libpython3.{minor}.so.1.0"));
+        let binary: PathBuf = if library.exists() { library } else { python.path.clone() };
+        compared_minors += 1;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python_layout.py");
         let mut gdb = Command::new("gdb");
         gdb.args(["-q", "-batch", "-nx", "-x"]).arg(script).arg(&binary);
@@ -35,5 +40,8 @@ fn layouts_equal_dwarf() {
             compared += 1;
         }
         assert!(compared > 60, "3.{minor}: {text} {}", String::from_utf8_lossy(&out.stderr));
+    }
+    if compared_minors == 0 {
+        let _ = skip("a CPython with debug information");
     }
 }
