@@ -60,6 +60,15 @@ pub struct ProgramArgs {
 }
 
 impl TargetArgs {
+    /// The flags that find the target again; `None` for pids, of which the busiest is worth more.
+    pub fn words(&self) -> Option<String> {
+        match (&self.name, self.port) {
+            (Some(name), _) => Some(format!("--name {}", quoted(name.as_str()))),
+            (_, Some(port)) => Some(format!("--port {port}")),
+            _ => None,
+        }
+    }
+
     /// Finds the processes.
     ///
     /// # Errors
@@ -232,6 +241,16 @@ fn pattern(text: &str) -> std::result::Result<Regex, String> {
     Regex::new(text).map_err(|e| e.to_string())
 }
 
+/// `text` as one word of a shell's command line.
+pub fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
 /// What clap prints after `invalid value 'x' for '--flag'`: the advice where there is one, since the value stands there
 /// already.
 fn told_error(error: &Error) -> String {
@@ -265,6 +284,14 @@ mod tests {
         for bad in ["", " ", "x", "-1", "1.5", "99999999999"] {
             assert!(bad.parse::<Pids>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn words_for_a_shell() {
+        assert_eq!(quoted("run.perfkit"), "run.perfkit");
+        assert_eq!(quoted("uvicorn.*app"), "'uvicorn.*app'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]

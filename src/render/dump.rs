@@ -290,19 +290,16 @@ pub(super) mod tests {
 
     fn frame(kind: FrameKind, function: &str, module: Option<&str>) -> DumpFrame {
         let frame = Frame {
-            kind,
             function: Some(function.into()),
-            file: None,
-            line: None,
             module: module.map(Into::into),
             address: Some(0x10),
-            inlines: Vec::new(),
+            ..Frame::blank(kind)
         };
         DumpFrame { frame, interpreter: module.is_some_and(|m| m.contains("python")), locals: None }
     }
 
     fn python(function: &str, line: u32) -> DumpFrame {
-        let frame = Frame::python(function.into(), "/srv/npc/app.py".into(), Some(line));
+        let frame = Frame::python(function.into(), "/srv/npc/app.py".into(), Some(line), None);
         DumpFrame { frame, interpreter: false, locals: None }
     }
 

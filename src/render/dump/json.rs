@@ -97,6 +97,7 @@ fn frame_json(f: &DumpFrame) -> Value {
         "function": f.frame.function,
         "file": f.frame.file,
         "line": f.frame.line,
+        "first_line": f.frame.first_line,
         "module": f.frame.module,
         "address": f.frame.address.map(hex),
         "interpreter": f.interpreter,
