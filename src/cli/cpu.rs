@@ -52,7 +52,7 @@ Exit codes:
 /// How it is called.
 pub const USAGE: &str = "\
 perfkit cpu [OPTIONS] --pid <PID>...
-       perfkit cpu [OPTIONS] --name <REGEX> | --port <PORT>
+       perfkit cpu [OPTIONS] --name <REGEX> | --port <PORT> | --container <ID|NAME>
        perfkit cpu [OPTIONS] -- <COMMAND>...";
 
 /// Flags about what is sampled.
@@ -60,7 +60,7 @@ const SAMPLE: &str = "Sampling";
 
 /// Flags of `perfkit cpu`.
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port", "program"]))]
+#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port", "container", "program"]))]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct CpuArgs {
     #[command(flatten)]

@@ -40,11 +40,12 @@ Exit codes:
      message says which";
 
 /// How it is called.
-pub const USAGE: &str = "perfkit dump [OPTIONS] --pid <PID>... | --name <REGEX> | --port <PORT>";
+pub const USAGE: &str =
+    "perfkit dump [OPTIONS] --pid <PID>... | --name <REGEX> | --port <PORT> | --container <ID|NAME>";
 
 /// Flags of `perfkit dump`.
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port"]))]
+#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port", "container"]))]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct DumpArgs {
     #[command(flatten)]

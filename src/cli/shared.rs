@@ -41,6 +41,11 @@ pub struct TargetArgs {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), help_heading = TARGET)]
     pub port: Option<u16>,
 
+    /// The main process of this container: the first digits of its id, or its name (Docker, Podman, containerd, CRI-O)
+    #[arg(long, value_name = "ID|NAME", value_parser = clap::builder::NonEmptyStringValueParser::new(),
+          help_heading = TARGET)]
+    pub container: Option<String>,
+
     /// Follow child processes too, those that exist and those that come (uvicorn and gunicorn workers) [default: off]
     #[arg(short, long, help_heading = TARGET)]
     pub subprocesses: bool,
@@ -55,16 +60,17 @@ pub struct ProgramArgs {
     pub program: Vec<OsString>,
 
     /// Under sudo, start COMMAND as root instead of as the user who called sudo [default: off]
-    #[arg(long, conflicts_with_all = ["pid", "name", "port"], help_heading = TARGET)]
+    #[arg(long, conflicts_with_all = ["pid", "name", "port", "container"], help_heading = TARGET)]
     pub keep_root: bool,
 }
 
 impl TargetArgs {
     /// The flags that find the target again; `None` for pids, of which the busiest is worth more.
     pub fn words(&self) -> Option<String> {
-        match (&self.name, self.port) {
-            (Some(name), _) => Some(format!("--name {}", quoted(name.as_str()))),
-            (_, Some(port)) => Some(format!("--port {port}")),
+        match (&self.name, self.port, &self.container) {
+            (Some(name), ..) => Some(format!("--name {}", quoted(name.as_str()))),
+            (_, Some(port), _) => Some(format!("--port {port}")),
+            (.., Some(container)) => Some(format!("--container {}", quoted(container))),
             _ => None,
         }
     }
@@ -74,9 +80,10 @@ impl TargetArgs {
     /// # Errors
     /// As [`select`].
     pub fn find(&self) -> Result<Selected> {
-        let wanted = match (&self.name, self.port) {
-            (Some(name), _) => Wanted::Name(name.clone()),
-            (_, Some(port)) => Wanted::Port(port),
+        let wanted = match (&self.name, self.port, &self.container) {
+            (Some(name), ..) => Wanted::Name(name.clone()),
+            (_, Some(port), _) => Wanted::Port(port),
+            (.., Some(container)) => Wanted::Container(container.clone()),
             _ => Wanted::Pids(self.pid.iter().flat_map(|p| p.0.iter().copied()).collect()),
         };
         let mut found = select(&wanted)?;

@@ -18,7 +18,7 @@ struct Builder {
 
 impl Builder {
     fn py(&self, function: &str, file: &str, line: u32) -> FrameId {
-        self.r.frame(Frame::python(function.into(), file.into(), Some(line), Some(line - line % 10)))
+        self.r.frame(Frame::python(function.into(), file.into(), Some(line), Some((line - line % 20).max(1))))
     }
 
     fn code(&self, kind: FrameKind, function: Option<&str>, module: Option<&str>, address: u64) -> FrameId {
