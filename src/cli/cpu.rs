@@ -225,6 +225,9 @@ impl CpuArgs {
         if self.native {
             screen.note("--native: native frames are always on (--no-native leaves them out)");
         }
+        if self.time.freeze.is_some() {
+            screen.note("--freeze: sampling never stops the target; perfkit dump makes use of it");
+        }
         if self.nonblocking {
             screen.note("--nonblocking: perfkit never stops the target anyway");
         }

@@ -106,6 +106,7 @@ impl Text<'_> {
             });
         }
         facts.push(format!("taken in {}", Nanos(dump.took_ns)));
+        facts.extend(p.stopped_ns.map(|ns| format!("stopped for {}", Nanos(ns))));
         writeln!(out, "{}", facts.join(" · "))?;
         for remark in &p.remarks {
             writeln!(out, "{}", self.ink("33", &format!("note: {}", clean(remark))))?;
@@ -354,6 +355,7 @@ pub(super) mod tests {
                 interpreter: None,
                 gils: vec![Gil { address: 0x1000, locked: true, holder: Some(7), waiters: 0 }],
                 threads: vec![thread],
+                stopped_ns: None,
                 remarks: Vec::new(),
             }],
         }
