@@ -5,6 +5,7 @@
 //!                                             naming -> the thread that names addresses
 //! ```
 
+mod account;
 mod assemble;
 mod kerneltime;
 mod late;
@@ -29,6 +30,7 @@ mod snapshot;
 mod states;
 mod switches;
 mod ticker;
+mod waits;
 mod walk;
 mod watch;
 

@@ -19,7 +19,8 @@ use crate::error::{Error, Kind, Result};
 mod shared;
 
 pub use shared::{
-    Config, Counters, ENTRY_MARK, MAX_FRAMES, PyFrame, Python, Sample, SampleKind, SwitchIn, Target, ThreadTimes, flag,
+    Config, Counters, ENTRY_MARK, LONG_WAIT_NS, MAX_FRAMES, PyFrame, Python, Sample, SampleKind, SwitchIn, Target,
+    ThreadTimes, flag,
 };
 
 /// aya wants the object aligned as ELF is.
