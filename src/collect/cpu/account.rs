@@ -38,6 +38,8 @@ pub(super) struct Account {
     /// Told already.
     told: OffTimes,
     unsettled: Vec<Representative>,
+    /// Those that were settled last: they stand for the rest at the end, when no others do.
+    settled: Vec<Representative>,
     /// Since when intervals are unsettled.
     since: Option<Mono>,
     thread: Option<ThreadId>,
@@ -62,7 +64,7 @@ impl Account {
     /// been added. Few of them wait for more company, but not with `last`: then what nothing stands for is told as such.
     pub(super) fn settle(&mut self, exact: OffTimes, now: Mono, last: bool, recorder: &Recorder) {
         let waits_long = self.since.is_some_and(|s| now.since(s) > PATIENCE_NS);
-        if self.unsettled.len() < FEW && !waits_long && !last {
+        if !last && self.unsettled.len() < FEW && !waits_long {
             return;
         }
         let open = OffTimes {
@@ -70,7 +72,8 @@ impl Account {
             runnable: exact.runnable.saturating_sub(self.told.runnable),
         };
         let from = self.since.take().unwrap_or(now);
-        let representatives = std::mem::take(&mut self.unsettled);
+        let new = std::mem::take(&mut self.unsettled);
+        let representatives = if new.is_empty() { std::mem::take(&mut self.settled) } else { new };
         let stands_for =
             |r: &Representative, ns: u64| u64::try_from(u128::from(ns) * u128::from(r.away.share) / 256).unwrap_or(ns);
         let estimate = representatives.iter().fold(OffTimes::default(), |sum, r| OffTimes {
@@ -89,6 +92,7 @@ impl Account {
             self.told.waited += waited;
             self.told.runnable += runnable;
         }
+        self.settled = representatives;
         if last {
             self.tell_rest(exact, from, recorder);
         }
@@ -148,6 +152,16 @@ mod tests {
         let expected =
             [(5000, State::OffCpu, Some("futex")), (15_000, State::OffCpu, Some("epoll")), (70, State::Runnable, None)];
         assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn at_the_end_the_last_ones_stand_for_what_came_after_them() {
+        let all = told(|account, recorder, away| {
+            account.add_representative(away.clone(), times(10, 0));
+            account.settle(times(100, 0), away.at.plus(PATIENCE_NS + 1), false, recorder);
+            account.settle(times(150, 0), Mono(200), true, recorder);
+        });
+        assert_eq!(all.iter().map(|t| t.0).collect::<Vec<_>>(), [100, 50]);
     }
 
     #[test]
