@@ -10,8 +10,8 @@ use crate::clock::Mono;
 use crate::record::{Recorder, SampleFlags, State, ThreadId};
 
 /// So many intervals are waited for before they say how time is split.
-const FEW: usize = 8;
-/// For so long.
+const FEW: usize = 16;
+/// For so long; then earlier ones help.
 const PATIENCE_NS: u64 = 5_000_000_000;
 /// Less time without a stack than this is not worth a row.
 const TRIFLE_NS: u64 = 1_000_000;
@@ -38,7 +38,7 @@ pub(super) struct Account {
     /// Told already.
     told: OffTimes,
     unsettled: Vec<Representative>,
-    /// Those that were settled last: they stand for the rest at the end, when no others do.
+    /// The last that were settled: they help where new ones are few.
     settled: Vec<Representative>,
     /// Since when intervals are unsettled.
     since: Option<Mono>,
@@ -72,8 +72,10 @@ impl Account {
             runnable: exact.runnable.saturating_sub(self.told.runnable),
         };
         let from = self.since.take().unwrap_or(now);
-        let new = std::mem::take(&mut self.unsettled);
-        let representatives = if new.is_empty() { std::mem::take(&mut self.settled) } else { new };
+        let new = self.unsettled.len();
+        let mut representatives = std::mem::take(&mut self.settled);
+        representatives.drain(..representatives.len().saturating_sub(FEW.saturating_sub(new)));
+        representatives.append(&mut self.unsettled);
         let stands_for =
             |r: &Representative, ns: u64| u64::try_from(u128::from(ns) * u128::from(r.away.share) / 256).unwrap_or(ns);
         let estimate = representatives.iter().fold(OffTimes::default(), |sum, r| OffTimes {
@@ -92,6 +94,7 @@ impl Account {
             self.told.waited += waited;
             self.told.runnable += runnable;
         }
+        representatives.drain(..representatives.len().saturating_sub(FEW));
         self.settled = representatives;
         if last {
             self.tell_rest(exact, from, recorder);
