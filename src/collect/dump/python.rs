@@ -1,6 +1,6 @@
 //! The Python side of a dumped process: which thread states belong to which threads, their frames, names and variables.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -20,6 +20,9 @@ use crate::record::dump::Variable;
 
 /// Frames of a thread that are shown at most.
 const DEPTH: usize = 4096;
+/// Memory that the code objects kept may take, bytes; past that they are read again. A target that lies claims line tables
+/// of megabytes.
+const CODE_BYTES: usize = 64 << 20;
 /// Times that the list of thread states is followed until it is whole.
 const WALKS: usize = 16;
 /// Looks at a thread that runs before torn frames are taken as they are.
@@ -68,6 +71,8 @@ pub(super) struct Pythons {
     memory: LiveMemory,
     main: u32,
     codes: RefCell<FxHashMap<u64, Option<Arc<Code>>>>,
+    /// Memory that `codes` takes, bytes.
+    weight: Cell<usize>,
     qualnames: RefCell<Qualnames>,
     /// By the thread id of the target's own PID namespace.
     states: FxHashMap<u32, StateOf>,
@@ -83,6 +88,7 @@ impl Pythons {
             memory,
             main,
             codes: RefCell::default(),
+            weight: Cell::default(),
             qualnames: RefCell::default(),
             states: FxHashMap::default(),
             names: FxHashMap::default(),
@@ -217,10 +223,16 @@ impl Pythons {
     /// The model's frame; `None` when its code object cannot be read.
     pub(super) fn frame(&self, read: &PyRead) -> Option<Frame> {
         let mut codes = self.codes.borrow_mut();
-        let code = codes
-            .entry(read.code)
-            .or_insert_with(|| Code::read(self.heap(), read.code, self.runtime.code_type).ok().map(Arc::new))
-            .clone()?;
+        if self.weight.get() > CODE_BYTES {
+            codes.clear();
+            self.weight.set(0);
+        }
+        let fresh = || {
+            let code = Code::read(self.heap(), read.code, self.runtime.code_type).ok()?;
+            self.weight.set(self.weight.get() + code.weight());
+            Some(Arc::new(code))
+        };
+        let code = codes.entry(read.code).or_insert_with(fresh).clone()?;
         let line = code.line(&self.runtime.layout, read.instr);
         let qualname = self.qualnames.borrow_mut().of(&self.memory, &self.runtime, &code);
         Some(Frame::python(qualname.unwrap_or_else(|| code.qualname.clone()), code.file.clone(), line))
