@@ -129,6 +129,9 @@ impl From<rusqlite::Error> for Error {
             Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => Kind::Malformed,
             _ => Kind::Io,
         };
+        if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
+            return Self::new(kind, "the disk is full");
+        }
         Self::new(kind, "the recording could not be read or written").caused_by(e)
     }
 }

@@ -340,7 +340,8 @@ mod tests {
         assert!(open(&asked).unwrap_err().advice().unwrap().contains("--force"));
         assert!(open(&OutputArgs { force: true, ..asked }).is_ok());
         assert_eq!(fs::read(&file).unwrap(), b"x");
-        let twice = args(&[&file, &file], Some(Format::Svg));
+        let picture = dir.path().join("a.svg");
+        let twice = args(&[&picture, &picture], None);
         assert!(open(&twice).unwrap_err().to_string().contains("twice"));
     }
 }

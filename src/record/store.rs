@@ -15,7 +15,7 @@ use rusqlite::{Connection, params};
 use super::model::{Event, Frame, Inline, Loss};
 use super::recorder::{Batch, Recorder};
 use crate::clock::{Anchor, Mono};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// The tables, as `sqlite3 run.perfkit .schema` shows them.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -177,6 +177,12 @@ impl Store {
         full.names.named.extend(batch.named);
         if commit(&mut self.db, &full.names).is_ok() {
             full.names = Batch::default();
+            return;
+        }
+        // At least what is missing should be said.
+        let losses = Batch { events: std::mem::take(&mut full.names.events), ..Batch::default() };
+        if commit(&mut self.db, &losses).is_err() {
+            full.names.events = losses.events;
         }
     }
 
@@ -194,11 +200,8 @@ impl Store {
         let merged = self.db.pragma_update(None, "journal_mode", "DELETE");
         let closed = self.db.close().map_err(|(_, e)| e);
         merged.and(closed).map_err(|e| match &self.path {
-            Some(path) => Error::new(
-                Kind::Io,
-                format!("{0} needs {0}-wal beside it: there was no room to make one file of the two", path.display()),
-            )
-            .caused_by(e),
+            Some(path) => Error::from(e)
+                .within(&format!("{0} needs {0}-wal beside it, they could not be made one file", path.display())),
             None => e.into(),
         })
     }
