@@ -121,9 +121,20 @@ impl Outputs {
         self.files.iter().any(|(f, _)| f.path == path || (wanted.is_some() && real(&f.path) == wanted))
     }
 
-    /// Writes every result. One that fails does not keep the others from being written.
+    /// Writes every result. One that fails does not keep the others from being written; where none can be, the table goes to
+    /// standard output, so that something is left of the run.
     pub fn write(&mut self, profile: &Profile<'_>, options: &Options) -> Written {
-        self.write_some(profile, options, |_| true, self.stdout)
+        let mut written = self.write_some(profile, options, |_| true, self.stdout);
+        let nothing_left = written.files.is_empty() && self.stdout.is_none() && !written.failures.is_empty();
+        if nothing_left && let Err(e) = self.print(profile, options, Format::Text) {
+            written.failures.push(e);
+        }
+        written
+    }
+
+    /// There is no recording after all, though it was asked for.
+    pub fn forget_recording(&mut self) {
+        self.files.retain(|(_, format)| *format != Format::Perfkit);
     }
 
     /// Writes what can be written again later: files, and the table. A pipe gets its one document at the end.
@@ -220,7 +231,7 @@ impl Place {
         let file = if exists.is_some() { fs::canonicalize(&path).map_err(cannot)? } else { path.clone() };
         let mode = exists.map_or(0o666, |m| m.permissions().mode() & 0o777);
         // A full disk takes a new file gladly, but not its first byte.
-        let room = beside(&file, mode).and_then(|mut f| f.write_all(&[0; ROOM]).and_then(|()| f.close()));
+        let room = beside(&file, mode).and_then(|mut f| f.write_all(&vec![0; ROOM]).and_then(|()| f.close()));
         room.map_err(cannot)?;
         Ok(Self { path, way: Way::Replace { file, mode } })
     }

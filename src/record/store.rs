@@ -15,7 +15,7 @@ use rusqlite::{Connection, params};
 use super::model::{Event, Frame, Inline, Loss};
 use super::recorder::{Batch, Recorder};
 use crate::clock::{Anchor, Mono};
-use crate::error::{Error, Result};
+use crate::error::{DISK_FULL, Error, Result};
 
 /// The tables, as `sqlite3 run.perfkit .schema` shows them.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -37,6 +37,8 @@ pub struct Store {
 struct Full {
     /// Everything, in memory; `None` where that has no room either.
     all: Option<Connection>,
+    /// In the words of a loss.
+    why: &'static str,
     /// What gives meaning to the samples in the file and is not written yet.
     names: Batch,
 }
@@ -145,7 +147,8 @@ impl Store {
         if self.full.is_none() {
             let Err(e) = commit(&mut self.db, &batch) else { return Ok(()) };
             let all = self.copy_in_memory().ok();
-            self.full = Some(Full { all, names: Batch::default() });
+            let why = if e.to_string() == DISK_FULL { "the disk was full" } else { "could not be written" };
+            self.full = Some(Full { all, why, names: Batch::default() });
             self.keep(batch);
             return Err(e);
         }
@@ -162,7 +165,7 @@ impl Store {
         let samples = batch.events.iter().filter_map(|e| if let Event::Sample(s) = e { Some(s.at) } else { None });
         let (count, from, to) = samples.fold((0, u64::MAX, 0), |(n, a, b), at| (n + 1, at.0.min(a), at.0.max(b)));
         if count > 0 {
-            let why = "the disk was full".to_owned();
+            let why = full.why.to_owned();
             full.names.events.push(Event::Loss(Loss {
                 from: Mono(from),
                 to: Mono(to),
@@ -285,4 +288,77 @@ fn write(tx: &Connection, batch: &Batch) -> Result<()> {
         ])?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::record::{Frame, FrameKey, FrameKind, Process, Recording, Sample, SampleFlags, State, Thread, ThreadId};
+
+    /// A second of samples, each with a stack of its own; every stack has a frame that is named one second later.
+    fn second(recorder: &Recorder, thread: ThreadId, from: u64) {
+        for at in from..from + 2000 {
+            let key = FrameKey { kind: FrameKind::Native, space: 0, address: at };
+            let (frame, _) = recorder.address_frame(key, || Some("/lib/libnpc.so".into()));
+            recorder.put(Event::Sample(Sample {
+                at: Mono(at),
+                thread,
+                stack: recorder.stack(&[frame]),
+                weight_ns: 1,
+                state: State::OnCpu,
+                reason: None,
+                flags: SampleFlags::default(),
+            }));
+            let function = Some(format!("function {at}"));
+            recorder.name_frame(frame, Frame { kind: FrameKind::Native, function, ..Frame::label(String::new()) });
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_the_file_what_did_not_fit_and_memory_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.perfkit");
+        let recorder = Recorder::new();
+        let mut store = Store::create(&path, false).unwrap();
+        let process = recorder.process(Process { pid: 7, ..Process::default() });
+        let thread = recorder.thread(Thread { process, tid: 7, name: "npc".into() });
+        second(&recorder, thread, 0);
+        store.flush(&recorder).unwrap();
+        let pages: i64 = store.db.pragma_query_value(None, "page_count", |r| r.get(0)).unwrap();
+        // Room for the names of another second, and not for its samples.
+        store.db.pragma_update_and_check(None, "max_page_count", pages + 40, |_| Ok(())).unwrap();
+        second(&recorder, thread, 10_000);
+        let e = store.flush(&recorder).unwrap_err();
+        assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Io, "the disk is full"));
+        second(&recorder, thread, 20_000);
+        store.flush(&recorder).unwrap();
+        store.set_meta("ended_ns", "30000").unwrap();
+        assert_eq!(store.recording().unwrap().samples.len(), 6000);
+        store.close().unwrap();
+        let kept = Recording::open(&path).unwrap();
+        assert_eq!((kept.samples.len(), kept.lost()), (2000, 4000));
+        let named = |s: &Sample| kept.leaf_first(s.stack).all(|f| kept.frame(f).function.is_some());
+        assert!(kept.samples.iter().all(named));
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_what_a_killed_one_left_beside_it_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("run.perfkit"), dir.path().join("link.perfkit"));
+        fs::write(&path, "old").unwrap();
+        fs::write(with_suffix(&path, "-wal"), "of the old one").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(Store::create(&link, false).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        let store = Store::create(&link, true).unwrap();
+        assert_eq!(store.path(), Some(&*link));
+        // From the first moment on it is one that opens.
+        assert!(Recording::open(&path).unwrap().samples.is_empty());
+        store.close().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        let e = Store::create(&dir.path().join("nowhere/run.perfkit"), true).unwrap_err();
+        assert_eq!(e.kind(), Kind::Gone);
+    }
 }

@@ -35,6 +35,12 @@ mod tests {
         let row = describe(me, 0, start_ticks(me).unwrap());
         assert!(row.parent > 0 && row.start_ticks > 0 && !row.exe.is_empty());
         assert_eq!(start_ticks(u32::MAX), None);
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let start = start_ticks(child.id()).unwrap();
+        let pinned = crate::os::pidfd::PidFd::open(child.id()).unwrap();
+        pinned.wait();
+        assert_eq!((start_ticks(child.id()), is_running(child.id(), start)), (Some(start), false), "a zombie");
+        child.wait().unwrap();
         assert!(is_running(me, row.start_ticks) && !is_running(me, row.start_ticks + 1) && !is_running(u32::MAX, 0));
     }
 }

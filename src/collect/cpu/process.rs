@@ -317,3 +317,22 @@ pub(in crate::collect) fn load(
     }
     Some((id, bias))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::naming::Ask;
+    use super::*;
+
+    #[test]
+    fn after_an_exec_no_code_has_a_name_of_the_program_before() {
+        let (naming, asked) = Naming::new();
+        let shared = Shared { recorder: Arc::new(Recorder::new()), modules: Arc::new(Modules::new()), naming };
+        let pid = std::process::id();
+        let mut process = Process::new((pid, 0), ProcessId(1), Mono(0));
+        let before = process.native_frame(0x10, &shared.recorder);
+        assert_eq!(process.native_frame(0x10, &shared.recorder), before);
+        process.exec(&shared);
+        assert_ne!(process.native_frame(0x10, &shared.recorder), before);
+        assert!(matches!(asked.try_recv(), Ok(Ask::Forget(p)) if p == pid));
+    }
+}

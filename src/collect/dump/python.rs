@@ -76,6 +76,8 @@ pub(super) struct Pythons {
     qualnames: RefCell<Qualnames>,
     /// By the thread id of the target's own PID namespace.
     states: FxHashMap<u32, StateOf>,
+    /// The list of thread states was followed to its end.
+    pub(super) whole: bool,
     names: FxHashMap<u64, String>,
 }
 
@@ -91,6 +93,7 @@ impl Pythons {
             weight: Cell::default(),
             qualnames: RefCell::default(),
             states: FxHashMap::default(),
+            whole: false,
             names: FxHashMap::default(),
         };
         found.refresh();
@@ -105,7 +108,9 @@ impl Pythons {
         let state = |t: &python::Thread| StateOf { state: t.state, interpreter: t.interpreter_at, ident: t.thread_id };
         let mut before = None;
         for _ in 0..WALKS {
-            let threads = frames::walk(&self.memory, &self.runtime, 1).unwrap_or_default();
+            let walked = frames::walk(&self.memory, &self.runtime, 1).unwrap_or_default();
+            let (threads, whole) = (walked.threads, walked.whole);
+            self.whole = whole;
             // A thread can have several states: one in each interpreter whose code it runs, the newest first; and up to
             // 3.11 that of a thread which it is about to start, which has no frames yet.
             let mut found: FxHashMap<u32, StateOf> = FxHashMap::default();
@@ -114,7 +119,8 @@ impl Pythons {
                 found.extend(some.filter_map(|t| Some((t.native_id?, state(t)))));
             }
             let reached = threads.iter().any(|t| t.native_id == Some(self.main) && !t.frames.is_empty());
-            if reached || before.as_ref() == Some(&found) && !found.is_empty() {
+            if reached && whole || before.as_ref() == Some(&found) && !found.is_empty() {
+                self.whole |= reached;
                 before = Some(found);
                 break;
             }
