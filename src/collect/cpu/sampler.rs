@@ -150,7 +150,7 @@ impl Sampler {
             scheduler: if wanted.off_cpu { scheduler::range() } else { None },
         };
         for t in targets {
-            let mut process = Process::new(t.pid, t.id, now);
+            let mut process = Process::new((t.pid, t.start_ticks), t.id, now);
             process.refresh(&table.shared, now);
             ticker.programs.set_target(t.pid, target(&process, t.start_ticks))?;
             table.announce(&process, t.start_ticks);
@@ -182,9 +182,9 @@ impl Sampler {
                 drop(ticker.programs.set_target(process.pid, target(process, start)));
             }
         }
-        for pid in table.ended.drain(..) {
+        for pid in std::mem::take(&mut table.ended) {
             ticker.programs.remove_target(pid);
-            table.processes.remove(&pid);
+            table.let_go(pid);
         }
     }
 
@@ -203,13 +203,12 @@ impl Sampler {
 
     /// Lets go of processes whose end was not told: they ended before their ends were watched.
     fn bury(&mut self, now: Mono) {
-        let gone: Vec<u32> =
-            self.table.processes.keys().copied().filter(|pid| crate::target::has_ended(*pid)).collect();
-        for pid in gone {
+        let gone = self.table.processes.values().filter(|p| !p.is_running());
+        for pid in gone.map(|p| p.pid).collect::<Vec<u32>>() {
             let text = format!("process {pid} ended");
             self.table.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exit", text }));
             self.ticker.programs.remove_target(pid);
-            self.table.processes.remove(&pid);
+            self.table.let_go(pid);
         }
     }
 
@@ -362,7 +361,7 @@ impl Table {
         if !exec {
             return;
         }
-        p.exec();
+        p.exec(&self.shared);
         p.refresh(&self.shared, now);
         let start = crate::target::start_ticks(pid).unwrap_or(0);
         drop(programs.set_target(pid, target(p, start)));
@@ -381,7 +380,7 @@ impl Table {
         }
         let start = crate::target::start_ticks(pid).unwrap_or(0);
         let id = self.shared.recorder.process(crate::target::describe(pid, parent, start));
-        let mut process = Process::new(pid, id, now);
+        let mut process = Process::new((pid, start), id, now);
         process.refresh(&self.shared, now);
         // The program entered the child itself, with its parent's Python; now it gets its own number.
         if start != 0 {
@@ -390,6 +389,13 @@ impl Table {
         self.announce(&process, start);
         self.young_until = now.plus(YOUNG_NS);
         self.processes.insert(pid, process);
+    }
+
+    /// A process has ended, and all that was sampled of it has been looked at.
+    fn let_go(&mut self, pid: u32) {
+        if self.processes.remove(&pid).is_some() {
+            self.shared.naming.forget(pid);
+        }
     }
 
     /// Says in the recording what runs in a process.
@@ -416,7 +422,14 @@ impl Table {
         }
         let Some(process) = self.processes.get_mut(&record.pid) else { return };
         let scheduler = self.scheduler.as_ref().filter(|_| sample.kind == SampleKind::SwitchOut);
-        let parts = Parts { tid: record.tid, native: Some(record), walker: sample.flags, late: false, scheduler };
+        let parts = Parts {
+            tid: record.tid,
+            native: Some(record),
+            unwound: None,
+            walker: sample.flags,
+            late: false,
+            scheduler,
+        };
         let assembled = self.assembler.assemble(process, &self.shared, parts, sample.frames(), now);
         self.tally.cut += u64::from(assembled.cut);
         match sample.kind {

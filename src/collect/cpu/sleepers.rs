@@ -45,13 +45,14 @@ pub(super) fn sleeper(process: &mut Process, tid: u32, shared: &Shared, now: Mon
     if proof == Proof::Torn {
         return label(process, wait);
     }
-    // Finds the frame pointer where a rule up the stack needs it; assembling unwinds again, with it.
+    // Finds the frame pointer where a rule up the stack needs it, steps over vfork and out of stacks of signal handlers.
     let mut frames = Vec::new();
-    asleep.unwind(&memory, &maps, &mut frames, &mut |copy: StackCopy<'_>, frames: &mut Vec<NativeFrame>| {
+    let end = asleep.unwind(&memory, &maps, &mut frames, &mut |copy: StackCopy<'_>, frames: &mut Vec<NativeFrame>| {
         process.unwind(copy, frames, shared, now)
     });
     let record = StackSample::of_memory(pid, tid, asleep.regs, &asleep.bytes);
-    let parts = Parts { tid, native: Some(&record), walker: walker.unwrap_or(0), scheduler: None, late: false };
+    let (unwound, walker) = (Some((&frames[..], end)), walker.unwrap_or(0));
+    let parts = Parts { tid, native: Some(&record), unwound, walker, scheduler: None, late: false };
     let assembled = Assembler::default().assemble(process, shared, parts, python.into_iter(), now);
     let (system_call, argument) = wait.unwrap_or_default();
     let reason = process.reason(Wait { state: 1, system_call, argument, io_wait: false });

@@ -106,7 +106,10 @@ fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
     dumper.all(target)?;
     let gils = dumper.gils();
     let interpreter = dumper.pythons.as_ref().map(|p| p.runtime.image.clone());
-    let Dumper { done, remarks, .. } = dumper;
+    let Dumper { done, mut remarks, pythons, .. } = dumper;
+    if pythons.is_some_and(|p| !p.whole) {
+        remarks.push("threads ended while they were listed: others may be without their Python frames".to_owned());
+    }
     let mut threads: Vec<ThreadDump> = done.into_values().collect();
     threads.sort_unstable_by_key(|t| (t.tid != pid, t.tid));
     // A pid that was given to another process while we looked would mix the two.
