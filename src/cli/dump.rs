@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::record::dump::Dump;
 use crate::render::{DumpOptions, NativeFrames, dump_json, dump_text};
 use crate::target::{Identity, ProcessTree};
+use crate::units::Nanos;
 
 /// Examples under `perfkit dump --help`.
 pub const EXAMPLES: &str = "\
@@ -29,7 +30,7 @@ Examples:
       perfkit dump --pid 4711 --python-only
       perfkit dump --pid 4711 --json
 
-The target is never stopped. Innermost frames stand first. A thread that
+The target is not stopped, unless --freeze allows it. Innermost frames stand first. A thread that
 sleeps is read while it sleeps, one that runs is sampled on its CPU; where
 neither could be done, its stack says that it is approximate.
 
@@ -40,11 +41,12 @@ Exit codes:
      message says which";
 
 /// How it is called.
-pub const USAGE: &str = "perfkit dump [OPTIONS] --pid <PID>... | --name <REGEX> | --port <PORT>";
+pub const USAGE: &str =
+    "perfkit dump [OPTIONS] --pid <PID>... | --name <REGEX> | --port <PORT> | --container <ID|NAME>";
 
 /// Flags of `perfkit dump`.
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port"]))]
+#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port", "container"]))]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct DumpArgs {
     #[command(flatten)]
@@ -67,9 +69,15 @@ pub struct DumpArgs {
     #[arg(long, help_heading = SHOW)]
     full_filenames: bool,
 
-    /// Accepted for py-spy's sake: perfkit never stops the target anyway
+    /// Accepted for py-spy's sake: without --freeze perfkit never stops the target anyway
     #[arg(long, help_heading = SHOW)]
     nonblocking: bool,
+
+    /// Allow stopping the target for at most this many milliseconds: all stacks are of one instant then
+    /// [default: it is never stopped]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000),
+          conflicts_with = "nonblocking", help_heading = SHOW)]
+    freeze: Option<u64>,
 
     /// Write the result to FILE: JSON if it ends in .json, else text [default: standard output]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
@@ -129,7 +137,8 @@ pub fn run(args: &DumpArgs) -> Result<Exit> {
     // Proved writable before the target is touched.
     let mut place = args.output.as_deref().filter(|p| p.as_os_str() != "-").map(Place::open).transpose()?;
     let targets = args.targets(&screen)?;
-    let options = Options { locals: args.locals, native: !args.python_only, ..Options::default() };
+    let freeze = args.freeze.map(|ms| Nanos(ms * 1_000_000));
+    let options = Options { locals: args.locals, native: !args.python_only, freeze, ..Options::default() };
     let dump = take(&targets, options)?;
     // Rendered whole before the first byte goes out.
     let mut bytes = Vec::new();

@@ -20,7 +20,9 @@ use crate::error::{DISK_FULL, Error, Result};
 /// The tables, as `sqlite3 run.perfkit .schema` shows them.
 pub const SCHEMA: &str = include_str!("schema.sql");
 /// `PRAGMA user_version` of recordings written by this perfkit.
-pub const SCHEMA_VERSION: i64 = 1;
+///
+/// 2: `frame.first_line`, the view `place`.
+pub const SCHEMA_VERSION: i64 = 2;
 /// `PRAGMA application_id`: "pfkt".
 pub(super) const APPLICATION_ID: i64 = 0x7066_6b74;
 
@@ -245,11 +247,11 @@ fn write(tx: &Connection, batch: &Batch) -> Result<()> {
     for (id, t) in &batch.threads {
         put.execute(params![id.0, t.process.0, t.tid, t.name])?;
     }
-    let mut put = tx.prepare_cached("INSERT OR REPLACE INTO frame VALUES (?,?,?,?,?,?,?)")?;
+    let mut put = tx.prepare_cached("INSERT OR REPLACE INTO frame VALUES (?,?,?,?,?,?,?,?)")?;
     let mut inline = tx.prepare_cached("INSERT OR REPLACE INTO inline VALUES (?,?,?,?,?)")?;
     for (id, f) in batch.frames.iter().chain(&batch.named) {
-        let Frame { kind, function, file, line, module, address, inlines } = f;
-        put.execute(params![id.0, kind.name(), function, file, line, module, address.map(|a| a as i64)])?;
+        let Frame { kind, function, file, line, first_line, module, address, inlines } = f;
+        put.execute(params![id.0, kind.name(), function, file, line, module, address.map(|a| a as i64), first_line])?;
         for (depth, Inline { function, file, line }) in inlines.iter().enumerate() {
             inline.execute(params![id.0, depth as i64, function, file, line])?;
         }

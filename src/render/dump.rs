@@ -106,6 +106,7 @@ impl Text<'_> {
             });
         }
         facts.push(format!("taken in {}", Nanos(dump.took_ns)));
+        facts.extend(p.stopped_ns.map(|ns| format!("stopped for {}", Nanos(ns))));
         writeln!(out, "{}", facts.join(" · "))?;
         for remark in &p.remarks {
             writeln!(out, "{}", self.ink("33", &format!("note: {}", clean(remark))))?;
@@ -290,19 +291,16 @@ pub(super) mod tests {
 
     fn frame(kind: FrameKind, function: &str, module: Option<&str>) -> DumpFrame {
         let frame = Frame {
-            kind,
             function: Some(function.into()),
-            file: None,
-            line: None,
             module: module.map(Into::into),
             address: Some(0x10),
-            inlines: Vec::new(),
+            ..Frame::blank(kind)
         };
         DumpFrame { frame, interpreter: module.is_some_and(|m| m.contains("python")), locals: None }
     }
 
     fn python(function: &str, line: u32) -> DumpFrame {
-        let frame = Frame::python(function.into(), "/srv/npc/app.py".into(), Some(line));
+        let frame = Frame::python(function.into(), "/srv/npc/app.py".into(), Some(line), None);
         DumpFrame { frame, interpreter: false, locals: None }
     }
 
@@ -357,6 +355,7 @@ pub(super) mod tests {
                 interpreter: None,
                 gils: vec![Gil { address: 0x1000, locked: true, holder: Some(7), waiters: 0 }],
                 threads: vec![thread],
+                stopped_ns: None,
                 remarks: Vec::new(),
             }],
         }

@@ -49,7 +49,8 @@ impl Table {
             let key: Key = match function.kind {
                 FrameKind::Python => {
                     let file = function.path.clone().or_else(|| function.file.clone());
-                    let line = line_of.get(&id).copied().unwrap_or(0);
+                    // As cProfile has it; where it is not known, the hottest line.
+                    let line = function.first_line.or_else(|| line_of.get(&id).copied()).unwrap_or(0);
                     (file.unwrap_or_else(|| "?".to_owned()), line, function.function.clone())
                 }
                 _ => ("~".to_owned(), 0, format!("<{}>", function.label())),

@@ -14,6 +14,7 @@ use super::naming::{Named, NamingThread};
 use super::plan::Plan;
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::cpu::{Engine, Naming, Tally, Target, What};
+use crate::collect::cpu_clock::CpuClock;
 use crate::collect::selfcost::SelfCost;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Event, Mark, Recorder, Store};
@@ -79,6 +80,8 @@ pub(super) fn measure(
     let mut engine = rung.engine;
     let start = engine.start(SystemClock.now())?;
     recorder.put(Event::Mark(Mark { at: start, kind: "start", text: format!("sampling by {}", rung.name) }));
+    let mut clock = CpuClock::start(targets.iter().map(|t| t.pid), plan.subprocesses);
+    clock.record(start, recorder);
     let board = Arc::new(Board::default());
     let sampler = spawn(engine, Arc::clone(&board))?;
     if let Err(e) = hooks.released() {
@@ -102,11 +105,12 @@ pub(super) fn measure(
         progress.say(Remark::Warning, why);
     }
 
-    let partial = conduct(plan, recorder, &mut store, stop, progress, hooks, &board, start);
+    let partial = conduct(plan, recorder, &mut store, stop, progress, hooks, &board, &mut clock, start);
 
     board.halt.store(true, Ordering::SeqCst);
     sampler.thread().unpark();
     let ended = SystemClock.now();
+    clock.record(ended, recorder);
     let engine = sampler.join().map_err(|_| Error::new(Kind::Bug, "the sampling thread panicked"));
     progress.done();
     let failed = match engine {
@@ -185,6 +189,7 @@ fn conduct(
     progress: &Progress,
     hooks: &mut dyn Hooks,
     board: &Board,
+    clock: &mut CpuClock,
     start: Mono,
 ) -> Option<String> {
     let deadline = plan.duration.map(|d| start.plus(d.0));
@@ -197,6 +202,7 @@ fn conduct(
             return None;
         }
         std::thread::park_timeout(BEAT.min(Duration::from_nanos(left)));
+        clock.glance();
         let now = SystemClock.now();
         let wants_snapshot = stop.take_snapshot();
         if now.since(flushed) < FLUSH_NS && !wants_snapshot {
@@ -204,6 +210,7 @@ fn conduct(
         }
         let next = SelfCost::now();
         next.record(now, recorder);
+        clock.record(now, recorder);
         let used = next
             .cpu_ns
             .zip(cost.cpu_ns)

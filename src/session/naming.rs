@@ -118,8 +118,7 @@ impl NameBooks for Books {
             What::Jit(_, address) => (FrameKind::Jit, address),
         };
         let module = unnamed.module.clone();
-        let blank =
-            Frame { kind, function: None, file: None, line: None, module, address: Some(address), inlines: Vec::new() };
+        let blank = Frame { module, address: Some(address), ..Frame::blank(kind) };
         match unnamed.what {
             What::Native(module, svma) => {
                 Frame { function: self.namer.name(module, svma).map(|n| n.function.to_string()), ..blank }

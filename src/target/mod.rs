@@ -3,6 +3,7 @@
 //! In: `/proc` and ELF files, read through the target's own root. Out: [`Identity`], [`Mapping`]s. Invariant: pid and
 //! start time together are the identity; a reused pid is never taken for the target.
 
+mod container;
 mod family;
 mod identity;
 mod launch;

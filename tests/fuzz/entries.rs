@@ -288,6 +288,7 @@ fn sample_recording() -> Vec<u8> {
             function: Some(name.into()),
             file: Some("npc.py".into()),
             line: Some(3),
+            first_line: None,
             module: Some("libnpc.so".into()),
             address: Some(0x1000),
             inlines: Vec::new(),

@@ -83,7 +83,7 @@ fn recording(dir: &Path) -> PathBuf {
     let process = recorder.process(Process { pid: 7, name: "app".into(), exe: "/app".into(), ..Process::default() });
     let thread = recorder.thread(Thread { process, tid: 7, name: "app".into() });
     let stacks = ["early", "late"].map(|name| {
-        let frame = recorder.frame(Frame::python(name.into(), "/srv/app.py".into(), Some(3)));
+        let frame = recorder.frame(Frame::python(name.into(), "/srv/app.py".into(), Some(3), Some(2)));
         recorder.stack(&[frame])
     });
     for i in 0..20_u64 {

@@ -124,7 +124,7 @@ impl PythonSide {
                 _ => u64::from(frame.at),
             };
             let line = code.line(layout, instr);
-            let name = || Frame::python(code.qualname.clone(), code.file.clone(), line);
+            let name = || Frame::python(code.qualname.clone(), code.file.clone(), line, code.first_line());
             *self.lines.entry((frame.code, frame.check, line)).or_insert_with(|| recorder.frame(name()))
         });
         self.frames.insert(frame, id);

@@ -7,7 +7,8 @@
 //!                     approximate
 //! ```
 //!
-//! In: a process. Out: [`ProcessDump`]. Invariant: the target is never stopped, traced, signalled or written to. Each
+//! In: a process. Out: [`ProcessDump`]. Invariant: the target is never signalled or written to, and stopped and traced
+//! only where [`Options::freeze`] allows it: then, and for as long, all threads are read as if they slept. Each
 //! thread's stack is of one instant or says that it is not; the stacks of two threads are of two instants, some
 //! microseconds to milliseconds apart.
 
@@ -29,8 +30,9 @@ use crate::collect::cpu::once::{Caught, Round};
 use crate::error::{Error, Kind, Result};
 use crate::native::asleep::{self, Asleep, Call, Look, Proof, Task};
 use crate::os::bpf::flag;
+use crate::os::freeze::Freeze;
 use crate::os::memory::LiveMemory;
-use crate::python::{Located, locate};
+use crate::python::{Located, gil, locate};
 use crate::record::dump::{Doing, Dump, Gil, GilRole, ProcessDump, Taken, ThreadDump};
 use crate::target::{Identity, Maps};
 use crate::units::Nanos;
@@ -48,6 +50,8 @@ pub struct Options {
     /// How long to wait at most until every thread that runs has been met on a CPU; a thread that can run is kept from it
     /// by others on a busy machine, and by its cgroup's quota for tens of milliseconds at a time.
     pub patience: Nanos,
+    /// Stop the process while its stacks are read, for this long at most.
+    pub freeze: Option<Nanos>,
 }
 
 /// Times that thread states are listed again for threads that are new.
@@ -59,7 +63,7 @@ const LATE: &str = "it runs: its Python frames were read a moment after its nati
 
 impl Default for Options {
     fn default() -> Self {
-        Self { locals: false, native: true, patience: Nanos(500_000_000) }
+        Self { locals: false, native: true, patience: Nanos(500_000_000), freeze: None }
     }
 }
 
@@ -101,12 +105,25 @@ fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
         }
     };
     let natives = Natives::new(window, memory, maps);
-    let mut dumper =
-        Dumper { pid, options, memory, natives, pythons, listings: LISTINGS, done: FxHashMap::default(), remarks };
+    let done = FxHashMap::default();
+    let (still, stopped_ns, still_gils) = (None, None, None);
+    let mut dumper = Dumper {
+        pid,
+        options,
+        memory,
+        natives,
+        pythons,
+        listings: LISTINGS,
+        done,
+        remarks,
+        still,
+        stopped_ns,
+        still_gils,
+    };
     dumper.all(target)?;
     let gils = dumper.gils();
     let interpreter = dumper.pythons.as_ref().map(|p| p.runtime.image.clone());
-    let Dumper { done, mut remarks, pythons, .. } = dumper;
+    let Dumper { done, mut remarks, pythons, stopped_ns, .. } = dumper;
     if pythons.is_some_and(|p| !p.whole) {
         remarks.push("threads ended while they were listed: others may be without their Python frames".to_owned());
     }
@@ -116,7 +133,7 @@ fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
     if threads.is_empty() || !target.still_alive() {
         return Err(Error::new(Kind::Gone, format!("process {pid} has ended")));
     }
-    Ok(ProcessDump { process, command: target.command.clone(), interpreter, gils, threads, remarks })
+    Ok(ProcessDump { process, command: target.command.clone(), interpreter, gils, threads, stopped_ns, remarks })
 }
 
 /// When a thread is to be looked at again.
@@ -147,13 +164,45 @@ struct Dumper {
     listings: u32,
     done: FxHashMap<u32, ThreadDump>,
     remarks: Vec<String>,
+    /// While the process stands still.
+    still: Option<Freeze>,
+    /// How long it stood, ns.
+    stopped_ns: Option<u64>,
+    /// The GILs as they were then, each with its interpreter.
+    still_gils: Option<Vec<gil::Gil>>,
+}
+
+/// A thread that was read, its frames still to be named.
+struct Read {
+    asleep: Asleep,
+    meanwhile: Meanwhile,
+    role: Option<GilRole>,
+    doing: Doing,
+    taken: Taken,
+    at: Mono,
+}
+
+/// What looking at a thread came to.
+enum Seen {
+    /// It runs, or it is to be looked at again.
+    Running,
+    /// It is among those that are done.
+    Done,
+    /// It stood still.
+    Read(Box<Read>),
 }
 
 impl Dumper {
     /// Every thread: first those that sleep, then those that run.
     fn all(&mut self, target: &Identity) -> Result<()> {
         let mut awake = Vec::new();
+        if let Some(limit) = self.options.freeze {
+            self.standing(limit)?;
+        }
         for tid in task::tasks(target.pid) {
+            if self.done.contains_key(&tid) {
+                continue;
+            }
             let Some(facts) = task::facts(Task { pid: target.pid, tid }) else { continue };
             if !self.asleep(&facts, Again::IfTorn)? {
                 awake.push(facts);
@@ -195,13 +244,69 @@ impl Dumper {
         pythons.state(facts.own_tid)
     }
 
+    /// Stops the process and reads its threads; they are named once it runs again. Where it cannot be stopped, that is
+    /// remarked, and it is read as it runs.
+    fn standing(&mut self, limit: Nanos) -> Result<()> {
+        let doing = |tid| Some((tid, task::doing(Task { pid: self.pid, tid })?));
+        let before: FxHashMap<u32, Doing> = task::tasks(self.pid).into_iter().filter_map(doing).collect();
+        match Freeze::start(self.pid, Duration::from_nanos(limit.0)) {
+            Ok(freeze) => self.still = Some(freeze),
+            Err(e) => {
+                let why = match e.raw_os_error() {
+                    Some(libc::EPERM) => "no right to trace it, or a debugger does already".to_owned(),
+                    _ => e.to_string(),
+                };
+                self.remarks.push(format!("it was not stopped: {why}"));
+                return Ok(());
+            }
+        }
+        if let Some(pythons) = &mut self.pythons {
+            pythons.refresh();
+            let gils = pythons.interpreters().into_iter().filter_map(|i| pythons.gil(i)).collect();
+            self.still_gils = Some(gils);
+        }
+        let mut read = Vec::new();
+        for tid in task::tasks(self.pid) {
+            let Some(mut facts) = task::facts(Task { pid: self.pid, tid }) else { continue };
+            facts.doing = before.get(&tid).copied().unwrap_or(Doing::Runnable);
+            if let Seen::Read(one) = self.look(&facts, Again::IfTorn)? {
+                read.push((facts, one));
+            }
+        }
+        let Some(freeze) = self.still.take() else { return Ok(()) };
+        let all = freeze.has_all();
+        let thawed = freeze.release();
+        self.stopped_ns = Some(thawed.stood.as_nanos() as u64);
+        if thawed.expired {
+            self.remarks.push(format!("it was let go after {limit}, before everything was read"));
+        } else if !all {
+            self.remarks.push("not all of its threads could be stopped".to_owned());
+        }
+        for (facts, one) in read {
+            self.keep(&facts, *one);
+        }
+        Ok(())
+    }
+
     /// Takes a thread that sleeps. `false`: it runs, or it is to be looked at again.
     fn asleep(&mut self, facts: &TaskFacts, again: Again) -> Result<bool> {
+        Ok(match self.look(facts, again)? {
+            Seen::Running => false,
+            Seen::Done => true,
+            Seen::Read(read) => {
+                self.keep(facts, *read);
+                true
+            }
+        })
+    }
+
+    /// Looks at a thread, and reads it if it stands still.
+    fn look(&mut self, facts: &TaskFacts, again: Again) -> Result<Seen> {
         let task = facts.task;
         if facts.doing == Doing::Zombie {
             let remark = Some("it has ended; the process goes on without it".to_owned());
             self.done.insert(task.tid, ThreadDump { remark, ..blank(facts) });
-            return Ok(true);
+            return Ok(Seen::Done);
         }
         let own = self.state_of(facts);
         let Self { options, memory, natives, pythons, .. } = self;
@@ -212,25 +317,37 @@ impl Dumper {
         };
         let look = match asleep::look(task, memory, natives.maps(), meanwhile) {
             Ok(look) => look,
-            Err(e) if e.kind() == Kind::Gone => return Ok(true),
+            Err(e) if e.kind() == Kind::Gone => return Ok(Seen::Done),
             Err(e) if e.kind() == Kind::Denied => return Err(denied(task.pid, e)),
             Err(e) => return Err(e),
         };
         match look {
-            Look::Running => Ok(false),
-            Look::Asleep(_, _, Proof::Torn) if again != Again::Never => Ok(false),
+            Look::Running => Ok(Seen::Running),
+            Look::Asleep(_, _, Proof::Torn) if again != Again::Never => Ok(Seen::Running),
             // The stack of a thread that was born since the mappings were read.
-            Look::Asleep(asleep, ..) if asleep.bytes.is_empty() && self.natives.refresh() => self.asleep(facts, again),
-            Look::Asleep(asleep, meanwhile, proof) => {
+            Look::Asleep(asleep, ..) if asleep.bytes.is_empty() && self.natives.refresh() => self.look(facts, again),
+            Look::Asleep(mut asleep, meanwhile, proof) => {
                 let role = self.role(facts, &meanwhile, asleep.call);
                 if again == Again::IfItWaitsForTheGil && role == Some(GilRole::Waits) && !self.holder_seen() {
-                    return Ok(false);
+                    return Ok(Seen::Running);
                 }
-                let doing = task::doing(task).filter(|d| *d != Doing::Runnable).unwrap_or(Doing::Sleeping);
-                let taken = if proof == Proof::Held { Taken::Asleep } else { Taken::Approximate };
-                let thread = self.thread(facts, asleep, meanwhile);
-                self.done.insert(task.tid, ThreadDump { doing, taken, gil: role, ..thread });
-                Ok(true)
+                let standing = self.still.as_ref().and_then(|f| f.registers(task.tid));
+                let (doing, taken) = match (standing, proof) {
+                    (Some([bp, sp, ip]), Proof::Held) => {
+                        if asleep.regs[1..] == [sp, ip] {
+                            asleep.regs[0] = bp;
+                        }
+                        // Outside of a system call it was stopped as it ran.
+                        let ran = asleep.call.is_none() && facts.doing == Doing::Sleeping;
+                        (if ran { Doing::Runnable } else { facts.doing }, Taken::Stopped)
+                    }
+                    (_, proof) => {
+                        let doing = task::doing(task).filter(|d| *d != Doing::Runnable).unwrap_or(Doing::Sleeping);
+                        (doing, if proof == Proof::Held { Taken::Asleep } else { Taken::Approximate })
+                    }
+                };
+                let at = SystemClock.now();
+                Ok(Seen::Read(Box::new(Read { asleep, meanwhile, role, doing, taken, at })))
             }
             Look::KernelOnly => {
                 let wait = Some(task::wait(task, None));
@@ -238,13 +355,14 @@ impl Dumper {
                 let remark = Some("it works for the kernel and has no user side".to_owned());
                 self.done
                     .insert(task.tid, ThreadDump { wait, frames, remark, taken: Taken::Approximate, ..blank(facts) });
-                Ok(true)
+                Ok(Seen::Done)
             }
         }
     }
 
-    fn thread(&mut self, facts: &TaskFacts, mut asleep: Asleep, meanwhile: Meanwhile) -> ThreadDump {
-        let at = SystemClock.now();
+    /// Names the frames of a thread that was read.
+    fn keep(&mut self, facts: &TaskFacts, read: Read) {
+        let Read { mut asleep, meanwhile, role, doing, taken, at } = read;
         let kernel = meanwhile.kernel.as_deref().map(parse_kernel_stack).unwrap_or_default();
         let wait = task::wait(facts.task, asleep.call);
         let assembled = stack::assemble_asleep(
@@ -255,7 +373,8 @@ impl Dumper {
             kernel,
             meanwhile.python,
         );
-        ThreadDump { at, wait: Some(wait), ..self.with(facts, assembled) }
+        let thread = ThreadDump { at, doing, taken, gil: role, wait: Some(wait), ..self.with(facts, assembled) };
+        self.done.insert(facts.task.tid, thread);
     }
 
     fn with(&self, facts: &TaskFacts, assembled: Assembled) -> ThreadDump {
@@ -399,7 +518,8 @@ impl Dumper {
         let mut gils: Vec<Gil> = Vec::new();
         let waits = self.done.values().filter(|t| t.gil == Some(GilRole::Waits)).filter_map(|t| t.wait.as_ref()?.args);
         let futexes: Vec<u64> = waits.map(|args| args[0]).collect();
-        for gil in pythons.interpreters().into_iter().filter_map(|i| pythons.gil(i)) {
+        let now = || pythons.interpreters().into_iter().filter_map(|i| pythons.gil(i)).collect();
+        for gil in self.still_gils.clone().unwrap_or_else(now) {
             if gils.iter().any(|g| g.address == gil.address) {
                 continue;
             }

@@ -112,8 +112,7 @@ impl Unwinding for Natives {
 }
 
 fn blank(kind: FrameKind, address: u64) -> Frame {
-    let address = Some(address);
-    Frame { kind, function: None, file: None, line: None, module: None, address, inlines: Vec::new() }
+    Frame { address: Some(address), ..Frame::blank(kind) }
 }
 
 /// Whether an address lies in one of `ranges`.

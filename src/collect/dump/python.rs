@@ -241,7 +241,8 @@ impl Pythons {
         let code = codes.entry(read.code).or_insert_with(fresh).clone()?;
         let line = code.line(&self.runtime.layout, read.instr);
         let qualname = self.qualnames.borrow_mut().of(&self.memory, &self.runtime, &code);
-        Some(Frame::python(qualname.unwrap_or_else(|| code.qualname.clone()), code.file.clone(), line))
+        let name = qualname.unwrap_or_else(|| code.qualname.clone());
+        Some(Frame::python(name, code.file.clone(), line, code.first_line()))
     }
 
     fn heap(&self) -> Heap<'_> {

@@ -4,19 +4,20 @@
 //!
 //! ```json
 //! {"at_unix_s", "took_ms", "processes": [
-//!   {"pid", "name", "command": [], "runtime", "interpreter", "remarks": [],
+//!   {"pid", "name", "command": [], "runtime", "interpreter", "stopped_ms", "remarks": [],
 //!    "gil": [{"address", "locked", "holder", "waiters"}],
 //!    "threads": [
 //!      {"tid", "own_tid", "name", "python_name", "python_id", "state", "gil": "holds|waits",
 //!       "wait": {"call", "args": [], "fd", "fd_target", "channel"},
-//!       "offset_ms", "taken": "asleep|sampled|approximate|none", "native_end": "root|guessed|truncated|lost",
+//!       "offset_ms", "taken": "asleep|stopped|sampled|approximate|none", "native_end": "root|guessed|truncated|lost",
 //!       "python_complete", "merged", "remark",
 //!       "frames": [{"kind": "python|native|kernel|jit|label", "function", "file", "line", "module", "address",
 //!                   "interpreter", "locals": [{"name", "argument", "value"}]}]}]}]}
 //! ```
 //!
 //! Frames stand innermost first. `holder` is a `tid`; addresses and arguments are hexadecimal strings, since they do not
-//! fit a JSON number. `taken`: `asleep` and `sampled` stacks are of one instant, `approximate` ones may not be.
+//! fit a JSON number. `taken`: `asleep` and `sampled` stacks are of one instant each,
+//! `stopped` ones all of the same, `approximate` ones may be of several.
 
 use std::io::{self, Write};
 
@@ -50,6 +51,7 @@ fn process_json(p: &ProcessDump, dump: &Dump) -> Value {
         "command": p.command,
         "runtime": p.process.runtime,
         "interpreter": p.interpreter,
+        "stopped_ms": p.stopped_ns.map(|ns| ns as f64 / 1e6),
         "remarks": p.remarks,
         "gil": p.gils.iter().map(|g| json!({
             "address": hex(g.address), "locked": g.locked, "holder": g.holder, "waiters": g.waiters,
@@ -97,6 +99,7 @@ fn frame_json(f: &DumpFrame) -> Value {
         "function": f.frame.function,
         "file": f.frame.file,
         "line": f.frame.line,
+        "first_line": f.frame.first_line,
         "module": f.frame.module,
         "address": f.frame.address.map(hex),
         "interpreter": f.interpreter,
