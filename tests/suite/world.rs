@@ -159,7 +159,8 @@ fn live_world_handlers_show_by_name() {
         stop.store(true, Ordering::Relaxed);
         out.expect(0).json()
     });
-    let names: Vec<_> = document["functions"].as_array().unwrap().iter().map(|f| f["function"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        document["functions"].as_array().unwrap().iter().map(|f| f["function"].as_str().unwrap()).collect();
     let handlers = ["player_interaction", "get_world_state", "get_environment_state", "chat_command"];
     for name in handlers.into_iter().chain(["score_toxicity", "World.tick", "World.drift_weather"]) {
         let short = name.rsplit('.').next().unwrap();

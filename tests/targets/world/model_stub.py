@@ -65,6 +65,8 @@ async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamW
             wants_stream = length > 0 and json.loads(body).get("stream") is True
             await (stream if wants_stream else whole)(writer, begin)
             await writer.drain()
+            if headers.get("connection", "").strip() == "close":
+                break
     except (asyncio.IncompleteReadError, ConnectionError, ValueError):
         pass
     finally:

@@ -24,6 +24,7 @@ create table memory (
     id bigserial primary key, npc_id integer not null references npc, player text not null, said text not null,
     weight real not null, at timestamptz not null default now());
 create index memory_of_npc on memory (npc_id, weight desc);
+create index age_of_memory on memory (npc_id, id desc);
 create table world (id integer primary key, day integer not null);
 insert into world values (1, 1);
 """
@@ -108,7 +109,9 @@ class Store:
             )
             await connection.execute("update npc set talks = talks + 1 where id = $1", npc)
             await connection.execute(
-                "delete from memory where npc_id = $1 and id < (select max(id) - $2 from memory)", npc, REMEMBERED_AT_MOST
+                "delete from memory where id in (select id from memory where npc_id = $1 order by id desc offset $2)",
+                npc,
+                REMEMBERED_AT_MOST,
             )
 
     async def lock_world_row(self, connection: asyncpg.Connection, hold_ms: int) -> None:
