@@ -24,3 +24,4 @@ mod render;
 mod rig;
 mod symbol;
 mod targets;
+mod world;
