@@ -282,6 +282,9 @@ impl View {
 fn finish(outcome: Outcome, view: &View, outputs: &mut Outputs, screen: &Screen, signals: &Signals) -> Result<Exit> {
     let Outcome { store, partial, child_exit, child } = outcome;
     let recording = store.recording()?;
+    if store.path().is_none() {
+        outputs.forget_recording();
+    }
     // Closed before it is said to be written: one file, without a WAL beside it.
     let closed = store.close();
     let profile = Profile::new(&recording, &view.selection)?;

@@ -86,6 +86,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Exit> {
     if args.get(1).is_some_and(|a| a == INLINES_SUBCOMMAND) {
         return serve_inlines().map(|()| Exit::Done);
     }
+    crate::os::limits::raise_open_files();
     let line = match CommandLine::try_parse_from(args) {
         Ok(line) => line,
         Err(e) => {

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod elf;
 pub mod freeze;
 pub mod launch;
+pub mod limits;
 pub mod memory;
 pub mod perf;
 pub mod pidfd;

@@ -106,7 +106,7 @@ fn open(ground: &Ground<'_>, choice: SamplerChoice, rights: Rights) -> Result<Ru
                 loses.push_str(", time in the kernel has no stacks");
             }
             if engine.unseen_threads() > 0 {
-                let _ = write!(loses, ", {} threads are not seen (raise `ulimit -n`)", engine.unseen_threads());
+                let _ = write!(loses, ", {} threads are not seen (raise `ulimit -Hn`)", engine.unseen_threads());
             }
             if wanted.off_cpu {
                 loses.push_str(", waits are met by a timer, without native frames");

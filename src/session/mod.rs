@@ -18,6 +18,7 @@ use crate::collect::cpu::Target;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Recorder, Store};
 use crate::target::{Identity, Launched, ProcessTree};
+use measure::Measured;
 use plan::Targets;
 
 /// What a session left.
@@ -52,47 +53,22 @@ pub fn run(plan: &Plan, stop: &Stop, progress: &Progress, snapshot: &mut Snapsho
         )
         .advise(format!("perfkit dump --pid {} shows where its threads stand", headless.pid)));
     }
-    let mut store = match plan.recording() {
-        Some(path) => Store::create(path, plan.force)?,
-        None => Store::temporary()?,
-    };
     let recorder = Arc::new(Recorder::new());
     let mut child = match &plan.targets {
         Targets::Processes(_) => None,
         Targets::Launch(program) => Some(Launched::start(program)?),
     };
-    let result = describe(plan, &store).and_then(|()| {
-        let targets: Vec<Target> = match &plan.targets {
-            Targets::Processes(identities) => {
-                family(identities, plan.subprocesses).iter().map(|i| enter(i, &recorder)).collect()
-            }
-            Targets::Launch(_) => child.iter().map(|c| enter(c.identity(), &recorder)).collect(),
-        };
-        let mut hooks = Hooks { child: child.as_mut(), snapshot };
-        measure::measure(plan, &targets, &recorder, &mut store, stop, progress, &mut hooks)
-    });
-    match result {
-        Ok(measured) => {
-            let child_exit = child.as_mut().and_then(|c| c.try_wait().ok().flatten());
-            let child = child.filter(|_| child_exit.is_none());
-            Ok(Outcome { store, partial: measured.partial, child_exit, child })
+    let targets: Vec<Target> = match &plan.targets {
+        Targets::Processes(identities) => {
+            family(identities, plan.subprocesses).iter().map(|i| enter(i, &recorder)).collect()
         }
-        Err(e) => {
-            // Nothing was measured: a recording without a sample would only mislead.
-            if let Some(path) = store.path().map(std::path::Path::to_owned) {
-                drop(store);
-                drop(std::fs::remove_file(path));
-            }
-            Err(e)
-        }
-    }
-}
-
-fn describe(plan: &Plan, store: &Store) -> Result<()> {
-    store.set_meta("command", &plan.command)?;
-    store.set_meta("plan", &plan.to_json()?)?;
-    store.set_meta("rate_hz", &plan.rate.0.to_string())?;
-    store.set_meta("perfkit", env!("CARGO_PKG_VERSION"))
+        Targets::Launch(_) => child.iter().map(|c| enter(c.identity(), &recorder)).collect(),
+    };
+    let mut hooks = Hooks { child: child.as_mut(), snapshot };
+    let Measured { store, partial } = measure::measure(plan, &targets, &recorder, stop, progress, &mut hooks)?;
+    let child_exit = child.as_mut().and_then(|c| c.try_wait().ok().flatten());
+    let child = child.filter(|_| child_exit.is_none());
+    Ok(Outcome { store, partial, child_exit, child })
 }
 
 /// The targets, and where children are followed those that exist already.

@@ -15,5 +15,5 @@ pub use family::{Member, ProcessTree, children};
 pub use identity::{Identity, Pinned};
 pub use launch::{Launched, Program, RunAs};
 pub use maps::{Mapping, Maps};
-pub use process::{describe, has_ended, is_running, start_ticks};
+pub use process::{describe, is_running, start_ticks};
 pub use select::{Selected, Wanted, select};

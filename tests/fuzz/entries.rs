@@ -132,7 +132,7 @@ pub fn python(data: &[u8]) {
         let code_type = None;
         let runtime = Runtime { version, text, image, address, code_type, layout, eval: Vec::new(), started: true };
         let _ = black_box(runtime.verify(&memory));
-        for thread in frames::walk(&memory, &runtime, 256).unwrap_or_default() {
+        for thread in frames::walk(&memory, &runtime, 256).unwrap_or_default().threads {
             black_box(gil::of(&memory, &runtime, thread.interpreter_at).ok());
             for frame in thread.frames.iter().take(4) {
                 if let Ok(code) = Code::read(Heap::new(&memory, &runtime.layout), frame.code, None) {

@@ -1,6 +1,8 @@
 //! Bad weather: targets that vanish, change or lie, disks that fill, rights that lack, users that interrupt. perfkit must
 //! say what happened, end with the right code, leave the target as it was, and keep what it has.
 
+mod disk;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -285,44 +287,6 @@ fn live_interrupts_finish_and_write_everything() {
         serde_json::from_str::<serde_json::Value>(&fs::read_to_string(&outputs[2]).unwrap()).unwrap();
     }
     assert!(target.is_untouched());
-}
-
-/// A small file system that is unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new(options: &str) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let none = None::<&str>;
-        nix::mount::mount(none, home.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), Some(options)).unwrap();
-        Self(home)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
-    }
-}
-
-#[test]
-fn live_a_full_disk_costs_what_did_not_fit_and_no_more() {
-    if !is_root() {
-        let _ = skip("root to mount a small disk");
-        return;
-    }
-    let disk = SmallDisk::new("size=8m");
-    let path = disk.0.path().join("run.perfkit");
-    // Deep stacks and many of them: more than this in some seconds, and less than that in the first.
-    let mut target = Target::python(python("3.11"), "truth/shares.py").start();
-    let pid = target.pid().to_string();
-    let output = run(["cpu", "--pid", &pid, "-d", "20", "-r", "9999", "-o", path.to_str().unwrap()]).expect(4);
-    expect_message(&output, &["space", "full"]);
-    let recording = Recording::open(&path).unwrap();
-    let named = samples_of(&recording).iter().filter(|s| s.has("main")).count();
-    assert!(named > 0, "nothing with a name is left of {} samples", recording.samples.len());
-    assert!(target.is_untouched());
-    target.report();
 }
 
 /// The ids of the eBPF programs that are loaded now.

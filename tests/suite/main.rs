@@ -26,3 +26,4 @@ mod render;
 mod rig;
 mod symbol;
 mod targets;
+mod world;

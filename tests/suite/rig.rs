@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 mod pythons;
+mod world;
 pub use pythons::{Python, for_each_python, interpreters, pyenv, python};
+pub use world::{World, ask};
 
 /// How long a target may take to get ready or to answer. Generous: it is there to name a hang, not to measure.
 pub const PATIENCE: Duration = Duration::from_mins(1);

@@ -26,6 +26,8 @@ pub(super) struct Parts<'a> {
     pub(super) tid: u32,
     /// Kernel frames, registers and stack; `None` where only memory was read.
     pub(super) native: Option<&'a StackSample<'a>>,
+    /// Its native frames, where they are unwound already.
+    pub(super) unwound: Option<(&'a [NativeFrame], End)>,
     /// What the walker of the Python frames says, [`flag`] bits.
     pub(super) walker: u32,
     /// The Python frames were read later than the rest was taken.
@@ -68,13 +70,17 @@ impl Assembler {
         let mut flags = 0;
 
         native.clear();
-        let end = match parts.native.and_then(|r| Some((r, r.regs?))) {
-            Some((record, regs)) => {
+        let end = match (parts.unwound, parts.native.and_then(|r| Some((r, r.regs?)))) {
+            (Some((frames, end)), _) => {
+                native.extend_from_slice(frames);
+                end
+            }
+            (None, Some((record, regs))) => {
                 let copy = StackCopy { regs, bytes: record.stack };
                 process.unwind(copy, native, shared, now)
             }
             // Without a user side the kernel's part is all there is.
-            None => End::Root,
+            (None, None) => End::Root,
         };
         match end {
             End::Root if parts.native.is_some() => flags |= SampleFlags::ROOTED,

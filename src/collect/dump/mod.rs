@@ -127,7 +127,10 @@ fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
     dumper.add_inlines();
     let gils = dumper.gils();
     let interpreter = dumper.pythons.as_ref().map(|p| p.runtime.image.clone());
-    let Dumper { done, remarks, stopped_ns, .. } = dumper;
+    let Dumper { done, mut remarks, pythons, stopped_ns, .. } = dumper;
+    if pythons.is_some_and(|p| !p.whole) {
+        remarks.push("threads ended while they were listed: others may be without their Python frames".to_owned());
+    }
     let mut threads: Vec<ThreadDump> = done.into_values().collect();
     threads.sort_unstable_by_key(|t| (t.tid != pid, t.tid));
     // A pid that was given to another process while we looked would mix the two.

@@ -19,7 +19,8 @@ use crate::error::{Error, Kind, Result};
 mod shared;
 
 pub use shared::{
-    Config, Counters, ENTRY_MARK, MAX_FRAMES, PyFrame, Python, Sample, SampleKind, SwitchIn, Target, ThreadTimes, flag,
+    Config, Counters, ENTRY_MARK, LONG_WAIT_NS, MAX_FRAMES, PyFrame, Python, Sample, SampleKind, SwitchIn, Target,
+    ThreadTimes, flag,
 };
 
 /// aya wants the object aligned as ELF is.
@@ -49,7 +50,7 @@ impl Config {
         Self {
             own_pid_ns: if own == INITIAL { 0 } else { own as u32 },
             clock_tick_ns: (1_000_000_000 / ticks) as u32,
-            switch_budget: 16,
+            switch_budget: 8,
             ..Self::default()
         }
     }
