@@ -190,9 +190,7 @@ impl Text<'_> {
                 format!("    {function} {}", self.ink("2", &format!("({})", self.place(frame))))
             }
             FrameKind::Label => format!("    {}", self.ink("33", frame.function.as_deref().unwrap_or_default())),
-            FrameKind::Native | FrameKind::Jit | FrameKind::Kernel => {
-                format!("      {}", self.ink("2", &native(frame)))
-            }
+            FrameKind::Native | FrameKind::Jit | FrameKind::Kernel => self.native(frame),
         };
         for (title, arguments) in [("Arguments:", true), ("Locals:", false)] {
             let mut group = f.locals.iter().flatten().filter(|v| v.argument == arguments).peekable();
@@ -204,6 +202,16 @@ impl Text<'_> {
             }
         }
         text
+    }
+
+    /// The lines of a native frame: what is inlined there, innermost first, then the function itself.
+    fn native(&self, frame: &Frame) -> String {
+        let inlined = frame.inlines.iter().rev().map(|i| {
+            let whole = Frame { function: Some(i.function.clone()), inlines: Vec::new(), ..frame.clone() };
+            format!("{}, inlined", native(&whole))
+        });
+        let lines: Vec<String> = inlined.chain([native(frame)]).collect();
+        lines.iter().map(|line| format!("      {}", self.ink("2", line))).collect::<Vec<_>>().join("\n")
     }
 
     /// `file.py:12`.

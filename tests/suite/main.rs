@@ -9,8 +9,10 @@
 )]
 
 mod cli;
+mod container;
 mod demo;
 mod dump;
+mod freeze;
 mod ladder;
 mod layers;
 mod live_truth;

@@ -15,6 +15,7 @@
 mod native;
 mod python;
 mod stack;
+mod standing;
 mod task;
 
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub struct Options {
 const LISTINGS: u32 = 32;
 /// How long to wait at most before threads are looked at again.
 const BEAT: Duration = Duration::from_millis(4);
+/// The longest that lines and inlined functions are waited for; the target has long gone on.
+const INLINES_BUDGET: Duration = Duration::from_secs(2);
 /// What is said of a thread whose Python frames are later than its native ones.
 const LATE: &str = "it runs: its Python frames were read a moment after its native ones";
 
@@ -121,6 +124,7 @@ fn take_process(target: &Identity, options: Options) -> Result<ProcessDump> {
         still_gils,
     };
     dumper.all(target)?;
+    dumper.add_inlines();
     let gils = dumper.gils();
     let interpreter = dumper.pythons.as_ref().map(|p| p.runtime.image.clone());
     let Dumper { done, mut remarks, pythons, stopped_ns, .. } = dumper;
@@ -216,6 +220,13 @@ impl Dumper {
         if contenders.is_empty() { Ok(()) } else { self.running(target, contenders) }
     }
 
+    /// Lines and inlined functions of the native frames.
+    fn add_inlines(&mut self) {
+        let frames = self.done.values_mut().flat_map(|t| &mut t.frames).map(|f| &mut f.frame);
+        // What DWARF does not tell is left out, as where there is none.
+        drop(self.natives.add_inlines(frames, INLINES_BUDGET));
+    }
+
     /// The threads of which one holds the GIL, when none was seen with it.
     fn contenders(&self) -> Vec<TaskFacts> {
         if self.holder_seen() {
@@ -244,50 +255,6 @@ impl Dumper {
         pythons.state(facts.own_tid)
     }
 
-    /// Stops the process and reads its threads; they are named once it runs again. Where it cannot be stopped, that is
-    /// remarked, and it is read as it runs.
-    fn standing(&mut self, limit: Nanos) -> Result<()> {
-        let doing = |tid| Some((tid, task::doing(Task { pid: self.pid, tid })?));
-        let before: FxHashMap<u32, Doing> = task::tasks(self.pid).into_iter().filter_map(doing).collect();
-        match Freeze::start(self.pid, Duration::from_nanos(limit.0)) {
-            Ok(freeze) => self.still = Some(freeze),
-            Err(e) => {
-                let why = match e.raw_os_error() {
-                    Some(libc::EPERM) => "no right to trace it, or a debugger does already".to_owned(),
-                    _ => e.to_string(),
-                };
-                self.remarks.push(format!("it was not stopped: {why}"));
-                return Ok(());
-            }
-        }
-        if let Some(pythons) = &mut self.pythons {
-            pythons.refresh();
-            let gils = pythons.interpreters().into_iter().filter_map(|i| pythons.gil(i)).collect();
-            self.still_gils = Some(gils);
-        }
-        let mut read = Vec::new();
-        for tid in task::tasks(self.pid) {
-            let Some(mut facts) = task::facts(Task { pid: self.pid, tid }) else { continue };
-            facts.doing = before.get(&tid).copied().unwrap_or(Doing::Runnable);
-            if let Seen::Read(one) = self.look(&facts, Again::IfTorn)? {
-                read.push((facts, one));
-            }
-        }
-        let Some(freeze) = self.still.take() else { return Ok(()) };
-        let all = freeze.has_all();
-        let thawed = freeze.release();
-        self.stopped_ns = Some(thawed.stood.as_nanos() as u64);
-        if thawed.expired {
-            self.remarks.push(format!("it was let go after {limit}, before everything was read"));
-        } else if !all {
-            self.remarks.push("not all of its threads could be stopped".to_owned());
-        }
-        for (facts, one) in read {
-            self.keep(&facts, *one);
-        }
-        Ok(())
-    }
-
     /// Takes a thread that sleeps. `false`: it runs, or it is to be looked at again.
     fn asleep(&mut self, facts: &TaskFacts, again: Again) -> Result<bool> {
         Ok(match self.look(facts, again)? {
@@ -309,10 +276,12 @@ impl Dumper {
             return Ok(Seen::Done);
         }
         let own = self.state_of(facts);
-        let Self { options, memory, natives, pythons, .. } = self;
+        let Self { options, memory, natives, pythons, still, .. } = self;
+        // The kernel's part of a thread that was stopped tells of the stop.
+        let kernel = options.native && still.is_none();
         let meanwhile = |_: Option<Call>| Meanwhile {
             python: pythons.as_ref().zip(own).and_then(|(p, s)| p.read(s, options.locals)),
-            kernel: options.native.then(|| task::kernel_stack(task)).flatten(),
+            kernel: kernel.then(|| task::kernel_stack(task)).flatten(),
             holds_gil: pythons.as_ref().zip(own).is_some_and(|(p, s)| holds_gil(p, s)),
         };
         let look = match asleep::look(task, memory, natives.maps(), meanwhile) {
@@ -364,7 +333,10 @@ impl Dumper {
     fn keep(&mut self, facts: &TaskFacts, read: Read) {
         let Read { mut asleep, meanwhile, role, doing, taken, at } = read;
         let kernel = meanwhile.kernel.as_deref().map(parse_kernel_stack).unwrap_or_default();
-        let wait = task::wait(facts.task, asleep.call);
+        let mut wait = task::wait(facts.task, asleep.call);
+        if taken == Taken::Stopped {
+            wait.channel = None;
+        }
         let assembled = stack::assemble_asleep(
             &mut self.natives,
             self.pythons.as_ref(),
