@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::plan::{EventChoice, Mode, Plan, SamplerChoice};
 use super::rights::Rights;
 use crate::clock::Mono;
-use crate::collect::cpu::{Engine, MemorySampler, Naming, PerfSampler, Sampler, Target, Wanted};
+use crate::collect::cpu::{Engine, Kept, MemorySampler, Naming, PerfSampler, Sampler, Target, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::record::Recorder;
 use crate::symbol::Modules;
@@ -87,6 +87,7 @@ fn open(ground: &Ground<'_>, choice: SamplerChoice, rights: Rights) -> Result<Ru
         off_cpu: plan.mode != Mode::Cpu,
         follow: plan.subprocesses,
         pulse_ns: plan.pulse.map(|p| p.0),
+        kept: Kept { python: plan.frames.python, native: plan.frames.native, kernel: plan.frames.kernel },
     };
     let (recorder, modules, naming) =
         (Arc::clone(&ground.recorder), Arc::clone(&ground.modules), ground.naming.clone());

@@ -54,7 +54,8 @@ impl MemorySampler {
         if wanted.cycles {
             return Err(Error::new(Kind::Unsupported, "cycles cannot be counted by reading memory"));
         }
-        let mut roster = Roster::new(targets, wanted.follow, Shared { recorder, modules, naming }, now);
+        let mut roster =
+            Roster::new(targets, wanted.follow, Shared { recorder, modules, naming, kept: wanted.kept }, now);
         roster.drop_gone(now)?;
         let times = Times { on: wanted.on_cpu, off: wanted.off_cpu };
         let watch = Watch::new(wanted.rate_hz, times, now);

@@ -45,7 +45,7 @@ pub(in crate::collect) use python::merge_rule;
 pub use memory::MemorySampler;
 pub use naming::{Ask, Naming, Unnamed, What};
 pub use perf::PerfSampler;
-pub use sampler::{Sampler, Tally, Target, Wanted};
+pub use sampler::{Kept, Sampler, Tally, Target, Wanted};
 
 /// A rung of the ladder: an engine that samples stacks.
 pub trait Engine: Running {

@@ -13,7 +13,7 @@ use super::naming::Naming;
 use super::perthread::{PerThread, Settings};
 use super::process::Shared;
 use super::roster::{Reads, Roster, Tick};
-use super::sampler::{Tally, Target, Wanted};
+use super::sampler::{Kept, Tally, Target, Wanted};
 use super::watch::{Times, Watch};
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::Running;
@@ -75,7 +75,9 @@ impl PerfSampler {
             }
         }
         let waits = wanted.off_cpu.then(|| Watch::new(wanted.rate_hz, Times { on: false, off: true }, now));
-        let roster = Roster::new(targets, wanted.follow, Shared { recorder, modules, naming }, now);
+        // Python frames that are read late find their place by the native ones.
+        let kept = Kept { native: true, ..wanted.kept };
+        let roster = Roster::new(targets, wanted.follow, Shared { recorder, modules, naming, kept }, now);
         Ok(Self {
             timers,
             roster,

@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 use super::naming::{Naming, Unnamed, What};
 use super::python::{self as walker, PythonSide};
 use super::reason::{self, Wait};
+use super::sampler::Kept;
 use crate::clock::Mono;
 use crate::native::unwind::{End, NativeFrame, ProcessUnwinder, StackCopy};
 use crate::os::bpf::PyFrame;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     pub(super) recorder: Arc<Recorder>,
     pub(super) modules: Arc<Modules>,
     pub(super) naming: Naming,
+    pub(super) kept: Kept,
 }
 
 /// A mapping with what is behind it.
@@ -326,7 +328,12 @@ mod tests {
     #[test]
     fn after_an_exec_no_code_has_a_name_of_the_program_before() {
         let (naming, asked) = Naming::new();
-        let shared = Shared { recorder: Arc::new(Recorder::new()), modules: Arc::new(Modules::new()), naming };
+        let shared = Shared {
+            recorder: Arc::new(Recorder::new()),
+            modules: Arc::new(Modules::new()),
+            naming,
+            kept: Kept::default(),
+        };
         let pid = std::process::id();
         let mut process = Process::new((pid, 0), ProcessId(1), Mono(0));
         let before = process.native_frame(0x10, &shared.recorder);

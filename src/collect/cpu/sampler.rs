@@ -61,6 +61,26 @@ pub struct Wanted {
     pub follow: bool,
     /// Sample in windows of so many ns, to measure what it costs.
     pub pulse_ns: Option<u64>,
+    /// Which frames are recorded.
+    pub kept: Kept,
+}
+
+/// Which frames are recorded. What is not is neither unwound nor named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Python functions. Without them the interpreter's own show.
+    pub python: bool,
+    /// Compiled code. Where Python frames are read later than a sample was taken, it is recorded all the same, since they
+    /// find their place by it.
+    pub native: bool,
+    /// The kernel.
+    pub kernel: bool,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { python: true, native: true, kernel: true }
+    }
 }
 
 /// Counts of what was seen, for the progress line.
@@ -125,7 +145,12 @@ impl Sampler {
         now: Mono,
     ) -> Result<Self> {
         // Up to 3.10 every Python call is a C call too; a copy that is not used costs only room in the ring.
-        let stack_bytes = if wanted.rate_hz > 2000.0 { 16 << 10 } else { 32 << 10 };
+        let stack_bytes = match (wanted.kept.native, wanted.rate_hz > 2000.0) {
+            // Nothing is unwound.
+            (false, _) => 1 << 10,
+            (true, true) => 16 << 10,
+            (true, false) => 32 << 10,
+        };
         let settings = Settings {
             rate_hz: wanted.rate_hz,
             cycles: wanted.cycles,
@@ -137,7 +162,7 @@ impl Sampler {
         };
         let mut ticker = Ticker::open(settings, now)?;
         let mut table = Table {
-            shared: Shared { recorder, modules, naming },
+            shared: Shared { recorder, modules, naming, kept: wanted.kept },
             processes: FxHashMap::default(),
             follow: wanted.follow,
             young_until: now,
