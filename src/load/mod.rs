@@ -1,0 +1,8 @@
+//! The load generator: scenarios compiled before the run, users as state machines on a thread a core.
+
+pub mod chance;
+pub mod http;
+pub mod jsonpath;
+pub mod scenario;
+pub mod tree;
+pub mod wheel;
