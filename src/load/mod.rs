@@ -6,3 +6,7 @@ pub mod jsonpath;
 pub mod scenario;
 pub mod tree;
 pub mod wheel;
+pub mod program;
+pub mod script;
+pub mod course;
+pub mod tally;
