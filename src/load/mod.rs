@@ -10,3 +10,5 @@ pub mod program;
 pub mod script;
 pub mod course;
 pub mod tally;
+pub mod engine;
+pub mod report;

@@ -15,6 +15,8 @@ pub struct Ready {
     pub readable: bool,
     /// It can be written to, or an attempt to connect is over.
     pub writable: bool,
+    /// The other side has ended its half.
+    pub ended: bool,
 }
 
 /// An epoll instance with room for the events of one wait.
@@ -110,6 +112,7 @@ impl Epoll {
             key: event.u64,
             readable: broken || has(libc::EPOLLIN | libc::EPOLLRDHUP),
             writable: broken || has(libc::EPOLLOUT),
+            ended: broken || has(libc::EPOLLRDHUP),
         })
     }
 }
@@ -127,7 +130,7 @@ mod tests {
         let mut epoll = Epoll::new(8).unwrap();
         epoll.add(&a, 7).unwrap();
         assert_eq!(epoll.wait(Some(Duration::ZERO)).unwrap(), 1);
-        assert_eq!(epoll.event(0), Some(Ready { key: 7, readable: false, writable: true }));
+        assert_eq!(epoll.event(0), Some(Ready { key: 7, readable: false, writable: true, ended: false }));
         assert_eq!(epoll.wait(Some(Duration::from_micros(50))).unwrap(), 0);
         b.write_all(b"x").unwrap();
         assert_eq!(epoll.wait(None).unwrap(), 1);

@@ -4,6 +4,7 @@
 
 mod control;
 mod ladder;
+pub mod load;
 mod measure;
 mod naming;
 pub mod plan;

@@ -72,7 +72,7 @@ impl Answers {
         self.phase = Phase::Head;
         for kept in [&mut self.partial, &mut self.head, &mut self.body] {
             kept.clear();
-            kept.shrink_to(4096);
+            kept.shrink_to(1024);
         }
         self.bytes = 0;
         self.informational = 0;

@@ -70,11 +70,6 @@ impl<'a> Table<'a> {
         }
     }
 
-    pub fn number(&mut self, key: &'static str) -> Result<Option<f64>> {
-        let Some((_, node)) = self.take(key) else { return Ok(None) };
-        number(self.source, node, key).map(Some)
-    }
-
     pub fn flag(&mut self, key: &'static str) -> Result<Option<bool>> {
         let Some((_, node)) = self.take(key) else { return Ok(None) };
         match node.value {
