@@ -29,6 +29,9 @@ pub struct LoadReport {
     pub marks: Vec<String>,
     /// What drove: `closed` or `open`.
     pub model: String,
+    /// Latencies of all together at [`LOCUST_PERCENTILES`].
+    #[serde(skip)]
+    pub percentiles: Vec<Option<f64>>,
 }
 
 /// Counts of a run.

@@ -334,7 +334,7 @@ impl Drive {
         let anchor = SystemClock.anchor();
         let wall_ns = anchor.wall_ns - (anchor.mono.0 as i64 - self.start as i64);
         let start_wall_s = wall_ns / 1_000_000_000;
-        Ok(Driven { report, seconds: self.seconds, start: Mono(self.start), start_wall_s })
+        Ok(Driven { report, seconds: std::mem::take(&mut self.seconds), start: Mono(self.start), start_wall_s })
     }
 }
 
