@@ -14,6 +14,7 @@ mod dump;
 mod ladder;
 mod layers;
 mod live_truth;
+mod load;
 mod live_weather;
 mod mutation;
 #[allow(dead_code, reason = "what a recording says is wider than what one state of the tests asks")]
