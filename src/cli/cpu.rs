@@ -1,8 +1,11 @@
 //! `perfkit cpu`: a plan, a session, and the pictures of what it recorded.
 
+use std::io::Write as _;
+
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::exit::Exit;
+use super::load::BesideArgs;
 use super::outputs::{Outputs, Written};
 use super::screen::Screen;
 use super::shared::{OutputArgs, ProgramArgs, TalkArgs, TargetArgs, TimeArgs};
@@ -11,7 +14,7 @@ use super::view::{ModeArg, ViewArgs};
 use crate::analysis::{Layers, Profile, Selection, Slice};
 use crate::error::Result;
 use crate::record::Store;
-use crate::render::{Options, closing_lines};
+use crate::render::{Options, closing_lines, load_text};
 use crate::session::plan::{EventChoice, Frames, Mode, Plan, SamplerChoice, Targets};
 use crate::session::{self, Outcome, Progress, Remark};
 use crate::target::Launched;
@@ -71,6 +74,9 @@ pub struct CpuArgs {
 
     #[command(flatten)]
     time: TimeArgs,
+
+    #[command(flatten)]
+    beside: BesideArgs,
 
     /// Which time counts
     #[arg(long, value_enum, default_value_t = ModeArg::Cpu, help_heading = SAMPLE)]
@@ -231,6 +237,7 @@ pub fn run(args: &CpuArgs) -> Result<Exit> {
     args.compatible(&screen);
     let plan = args.plan(targets, subprocesses, &outputs)?;
     let view = View { selection: args.selection(), options: args.view.options() };
+    let load = args.beside.plan()?;
     let signals = Signals::listen()?;
     let screen = screen.for_plan(&plan);
     let progress = Progress::new(screen.clone());
@@ -239,7 +246,7 @@ pub fn run(args: &CpuArgs) -> Result<Exit> {
             let _: bool = screen.wrote(&written);
         })
     };
-    let outcome = session::run(&plan, signals.stop(), &progress, &mut snapshot);
+    let outcome = session::run_under_load(&plan, load, signals.stop(), &progress, &mut snapshot);
     progress.done();
     finish(outcome?, &view, &mut outputs, &screen, &signals)
 }
@@ -265,7 +272,7 @@ impl View {
 
 /// Writes the results, then sees to the program that was started.
 fn finish(outcome: Outcome, view: &View, outputs: &mut Outputs, screen: &Screen, signals: &Signals) -> Result<Exit> {
-    let Outcome { store, partial, child_exit, child } = outcome;
+    let Outcome { store, partial, child_exit, load, child } = outcome;
     let recording = store.recording()?;
     // Closed before it is said to be written: one file, without a WAL beside it.
     let closed = store.close();
@@ -274,6 +281,12 @@ fn finish(outcome: Outcome, view: &View, outputs: &mut Outputs, screen: &Screen,
     written.failures.extend(closed.err());
     if !outputs.has_table() && !screen.is_quiet() {
         drop(closing_lines(&profile, &mut std::io::stderr().lock()));
+    }
+    if let Some(driven) = &load
+        && !screen.is_quiet()
+    {
+        drop(writeln!(std::io::stderr(), "\nthe load beside it"));
+        drop(load_text(&driven.report, false, &mut std::io::stderr().lock()));
     }
     let mut failed = !screen.wrote(&written);
     if let Some(why) = partial {

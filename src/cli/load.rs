@@ -4,10 +4,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Args, Parser, ValueEnum, ValueHint};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::exit::{Exit, is_broken_pipe};
+use super::exit::{Exit, input, is_broken_pipe};
 use super::outputs::{Place, Written};
 use super::screen::Screen;
 use super::shared::{OUTPUT, TALK, TalkArgs, told};
@@ -20,7 +20,7 @@ use crate::load::scenario::{READY, Scenario, Target, default_targets, from_text,
 use crate::record::load::{Grade, LoadReport};
 use crate::render::{EXCEPTIONS_CSV, failures_csv, history_csv, load_json, load_text, stats_csv};
 use crate::session::Remark;
-use crate::session::load::{Drive, Driven, Live, LoadPlan};
+use crate::session::load::{Drive, Driven, Live, LoadPlan, LoadRecording};
 use crate::units::Nanos;
 
 /// Examples under `perfkit load --help`.
@@ -71,6 +71,14 @@ pub struct LoadArgs {
     /// Print the report as one JSON document on standard output [default: a table]
     #[arg(long, help_heading = OUTPUT)]
     json: bool,
+
+    /// Keep the run in a recording: FILE.perfkit
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    output: Option<PathBuf>,
+
+    /// Replace a recording that exists [default: off]
+    #[arg(long, help_heading = OUTPUT)]
+    force: bool,
 
     /// Write Locust's PREFIX_stats.csv, _stats_history.csv, _failures.csv and _exceptions.csv
     #[arg(long, value_name = "PREFIX", help_heading = OUTPUT)]
@@ -196,6 +204,71 @@ fn target(text: &str) -> std::result::Result<Target, String> {
     Target::parse(name, line).map_err(|e| e.advice().map_or_else(|| e.to_string(), |a| format!("{e}; {a}")))
 }
 
+/// Flags of `--load`, parsed as a command line of their own.
+#[derive(Debug, Parser)]
+#[command(name = "--load", no_binary_name = true, disable_help_flag = true)]
+struct LoadWords {
+    #[command(flatten)]
+    drive: DriveArgs,
+    /// Accepted: beside a measurement the load is always headless
+    #[arg(long, hide = true)]
+    headless: bool,
+}
+
+/// The group of flags by which a command that observes drives its target meanwhile.
+#[derive(Debug, Clone, Default, Args)]
+pub struct BesideArgs {
+    /// Drive the target while it is observed: a scenario with `perfkit load`'s flags, 'world.toml -u 100 -r 10'; -d rules
+    /// [default: nothing drives it]
+    #[arg(long, value_name = "'SCENARIO [FLAGS]'", help_heading = super::shared::TIME)]
+    pub load: Option<String>,
+}
+
+impl BesideArgs {
+    /// The plan, if there is one.
+    ///
+    /// # Errors
+    /// `Usage` for words that `perfkit load` does not take.
+    pub fn plan(&self) -> Result<Option<LoadPlan>> {
+        let Some(text) = &self.load else { return Ok(None) };
+        let words = split(text).map_err(|e| Error::usage(format!("--load '{text}': {e}")))?;
+        let parsed = LoadWords::try_parse_from(words).map_err(|e| {
+            let text = e.to_string();
+            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            Error::usage(format!("--load: {first}")).advise("it takes what `perfkit load` takes: --load 'world.toml -u 100 -r 10'")
+        })?;
+        parsed.drive.plan().map(|(plan, _)| Some(plan))
+    }
+}
+
+/// Words as a shell splits them: blanks between, quotes around, a backslash before what is meant literally.
+fn split(text: &str) -> std::result::Result<Vec<String>, &'static str> {
+    let (mut words, mut word, mut open, mut quote) = (Vec::new(), String::new(), false, None);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, quote) {
+            (c, Some(q)) if c == q => quote = None,
+            ('\\', None | Some('"')) => word.push(chars.next().ok_or("it ends in a backslash")?),
+            (c, Some(_)) => word.push(c),
+            ('"' | '\'', None) => (quote, open) = (Some(c), true),
+            (c, None) if c.is_whitespace() => {
+                if open || !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+                open = false;
+            }
+            (c, None) => word.push(c),
+        }
+    }
+    if quote.is_some() {
+        return Err("a quotation mark is not closed");
+    }
+    if open || !word.is_empty() {
+        words.push(word);
+    }
+    Ok(words)
+}
+
 impl DriveArgs {
     /// The plan, and whether it names targets of its own.
     ///
@@ -300,11 +373,30 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
     };
     let fail_on = args.fail_on.unwrap_or(if own_targets { FailOn::Missed } else { FailOn::Never });
     let signals = Signals::listen()?;
-    let drive = Drive::start(plan)?;
-    let driven = watch(drive, &signals, &screen, args.talk)?;
+    let mut recording = match &args.output {
+        None => None,
+        Some(path) => Some(LoadRecording::create(path, args.force, &args.drive.words.join(" ")).map_err(input)?),
+    };
+    let drive = match Drive::start(plan, recording.as_ref().map(LoadRecording::recorder)) {
+        Ok(drive) => drive,
+        Err(e) => {
+            // Nothing was sent: an empty recording would only mislead.
+            if let (Some(_), Some(path)) = (recording, &args.output) {
+                drop(std::fs::remove_file(path));
+            }
+            return Err(e);
+        }
+    };
+    let mut written = Written::default();
+    let driven = watch(drive, &signals, &screen, args.talk, &mut recording, &mut written)?;
     let report = &driven.report;
     print(report, args)?;
-    let mut written = Written::default();
+    if let (Some(recording), Some(path)) = (recording, &args.output) {
+        match recording.close(&driven) {
+            Ok(()) => written.files.push((path.clone(), std::fs::metadata(path).ok().map(|m| m.len()))),
+            Err(e) => written.failures.push(e),
+        }
+    }
     let texts = |kind: usize| match kind {
         0 => stats_csv(report),
         1 => history_csv(&driven.seconds, driven.start_wall_s, report),
@@ -337,7 +429,14 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
 }
 
 /// Follows the run to its end.
-fn watch(mut drive: Drive, signals: &Signals, screen: &Screen, talk: TalkArgs) -> Result<Driven> {
+fn watch(
+    mut drive: Drive,
+    signals: &Signals,
+    screen: &Screen,
+    talk: TalkArgs,
+    recording: &mut Option<LoadRecording>,
+    written: &mut Written,
+) -> Result<Driven> {
     let bar = if io::stderr().is_terminal() && !talk.quiet { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
     if !bar.is_hidden() {
         bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -349,6 +448,12 @@ fn watch(mut drive: Drive, signals: &Signals, screen: &Screen, talk: TalkArgs) -
     loop {
         let live = drive.listen(Duration::from_millis(200));
         bar.set_message(line(&live, length));
+        if let Some(Err(e)) = recording.as_mut().map(LoadRecording::flush) {
+            // The run goes on: what was written until now can be read, and the report does not need the file.
+            screen.say(Remark::Warning, &format!("the recording ends here: {e:#}"));
+            written.failures.push(e);
+            *recording = None;
+        }
         if live.done {
             break;
         }
@@ -391,5 +496,26 @@ fn print(report: &LoadReport, args: &LoadArgs) -> Result<()> {
     match out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write to standard output", e)) {
         Err(e) if !is_broken_pipe(&e) => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_split_as_a_shell_does() {
+        assert_eq!(split(r#" a  'b c' "d \" e" f\ g '' "#).unwrap(), ["a", "b c", "d \" e", "f g", ""]);
+        assert!(split("'a").is_err() && split("a\\").is_err());
+    }
+
+    #[test]
+    fn a_load_beside_takes_loads_flags() {
+        let beside = |t: &str| BesideArgs { load: Some(t.to_owned()) }.plan();
+        let plan = beside("world -u 100 -r 10 --headless").unwrap().unwrap();
+        assert_eq!((plan.users, plan.spawn_rate), (Some(100), Some(10.0)));
+        assert!(beside("world --nonsense").unwrap_err().to_string().contains("--nonsense"));
+        assert!(beside("").is_err());
+        assert!(BesideArgs::default().plan().unwrap().is_none());
     }
 }

@@ -10,6 +10,7 @@ pub mod load;
 mod model;
 mod read;
 mod recorder;
+pub mod requests;
 mod store;
 
 pub use model::{

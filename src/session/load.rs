@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,6 +26,8 @@ use crate::load::scenario::{Scenario, Stage, Target};
 use crate::load::script::{Names, Script, Stripe};
 use crate::load::tally::{Tally, Window};
 use crate::record::load::{LoadReport, Second};
+use crate::record::requests::{RequestError, RequestWindow, encode};
+use crate::record::{Event, Mark, Reading, Recorder, Store};
 
 /// How long the threads have to get ready before the run begins.
 const LEAD_NS: u64 = 5_000_000;
@@ -139,6 +141,113 @@ pub struct Drive {
     latencies: Histogram<u64>,
     seconds: Vec<Second>,
     recent: VecDeque<(u64, Histogram<u64>)>,
+    recorder: Option<Arc<Recorder>>,
+    recorded_names: usize,
+    steady: Option<u64>,
+}
+
+/// A load run beside a measurement: listened to on a thread of its own, ended with the measurement.
+#[derive(Debug)]
+pub struct Beside {
+    halt: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Driven>>,
+}
+
+impl Beside {
+    /// Starts `plan`; it ends by itself, by `stop`, or by [`Beside::finish`]. When it ends by itself, so does the session.
+    ///
+    /// # Errors
+    /// As [`Drive::start`].
+    pub fn start(plan: LoadPlan, recorder: Arc<Recorder>, stop: &super::Stop) -> Result<Self> {
+        let mut drive = Drive::start(plan, Some(recorder))?;
+        let halt = Arc::new(AtomicBool::new(false));
+        let (halted, stop) = (Arc::clone(&halt), stop.clone());
+        let work = move || {
+            while !drive.listen(Duration::from_millis(50)).done {
+                if halted.load(Ordering::SeqCst) || stop.is_finishing() {
+                    drive.stop();
+                }
+            }
+            stop.finish();
+            drive.finish()
+        };
+        let thread = std::thread::Builder::new().name("perfkit-load".into()).spawn(work);
+        Ok(Self { halt, thread: thread.map_err(|e| Error::io("cannot start the thread that listens to the load", e))? })
+    }
+
+    /// Ends the run, if it has not ended, and takes what it left.
+    ///
+    /// # Errors
+    /// As [`Drive::finish`].
+    pub fn finish(self) -> Result<Driven> {
+        self.halt.store(true, Ordering::SeqCst);
+        self.thread.join().map_err(|_| Error::new(Kind::Bug, "the thread that listens to the load panicked"))?
+    }
+}
+
+/// The recording of a load run alone.
+#[derive(Debug)]
+pub struct LoadRecording {
+    store: Store,
+    recorder: Arc<Recorder>,
+    flushed: Mono,
+}
+
+impl LoadRecording {
+    /// Creates it at `path`.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    pub fn create(path: &std::path::Path, replace: bool, words: &str) -> Result<Self> {
+        let store = Store::create(path, replace)?;
+        store.set_meta("command", "load")?;
+        store.set_meta("load", words)?;
+        store.set_meta("perfkit", env!("CARGO_PKG_VERSION"))?;
+        store.anchor(SystemClock.anchor())?;
+        Ok(Self { store, recorder: Arc::new(Recorder::new()), flushed: SystemClock.now() })
+    }
+
+    /// Where the run puts what it has.
+    pub fn recorder(&self) -> Arc<Recorder> {
+        Arc::clone(&self.recorder)
+    }
+
+    /// Writes what is new, once a second.
+    ///
+    /// # Errors
+    /// `Io` when the file cannot be written.
+    pub fn flush(&mut self) -> Result<()> {
+        let now = SystemClock.now();
+        if now.since(self.flushed) < 1_000_000_000 {
+            return Ok(());
+        }
+        self.flushed = now;
+        self.store.flush(&self.recorder)
+    }
+
+    /// Writes the rest.
+    ///
+    /// # Errors
+    /// `Io` when the file cannot be written.
+    pub fn close(mut self, driven: &Driven) -> Result<()> {
+        describe(&self.store, driven)?;
+        self.store.set_meta("started_ns", &driven.start.0.to_string())?;
+        let ended = driven.start.plus((driven.report.totals.duration_s * 1e9) as u64);
+        self.store.set_meta("ended_ns", &ended.0.to_string())?;
+        self.store.anchor(SystemClock.anchor())?;
+        self.store.flush(&self.recorder)?;
+        self.store.close()
+    }
+}
+
+/// Keeps the report of a load run in a recording.
+///
+/// # Errors
+/// `Io` when it cannot be written.
+pub fn describe(store: &Store, driven: &Driven) -> Result<()> {
+    let text = serde_json::to_string(&driven.report)
+        .map_err(|e| Error::new(Kind::Bug, "the report cannot be written as JSON").caused_by(e))?;
+    store.set_meta("load_report", &text)
 }
 
 /// What a run left.
@@ -160,7 +269,7 @@ impl Drive {
     /// # Errors
     /// `Usage` for what the scenario or the plan gets wrong, `Gone` for a host that has no address, `Io` for threads that
     /// cannot be started.
-    pub fn start(plan: LoadPlan) -> Result<Self> {
+    pub fn start(plan: LoadPlan, recorder: Option<Arc<Recorder>>) -> Result<Self> {
         let course = plan.course()?;
         let names = Arc::new(Names::default());
         let program = Arc::new(compile(&plan.scenario, &plan.choice, &names)?);
@@ -205,7 +314,14 @@ impl Drive {
                 }
             }
         }
+        let steady = match &course {
+            Course::Closed(level) | Course::Open { rate: level, .. } => level.steady_from(),
+        };
+        mark(recorder.as_deref(), start, &format!("load: {}", if steady > 0 { "ramp" } else { "steady" }));
         Ok(Self {
+            recorder,
+            recorded_names: 0,
+            steady: (steady > 0 && steady < end).then(|| start + steady),
             board,
             threads: handles,
             windows,
@@ -258,6 +374,10 @@ impl Drive {
         self.live.users = self.users.iter().sum();
         self.current.users = self.live.users;
         self.current.lag_max_ms = self.current.lag_max_ms.max(window.lag_max_ns as f64 / 1e6);
+        if self.steady.is_some_and(|at| window.end >= at) {
+            mark(self.recorder.as_deref(), self.steady.take().unwrap_or_default(), "load: steady");
+        }
+        self.record(&window);
         for row in &window.rows {
             for us in &row.latencies_us {
                 self.latencies.saturating_record(u64::from(*us));
@@ -267,6 +387,33 @@ impl Drive {
             self.current.bytes += row.bytes;
             self.live.requests += row.latencies_us.len() as u64;
             self.live.failures += row.failures;
+        }
+    }
+
+    /// Puts a window into the recording, if there is one.
+    fn record(&mut self, window: &Window) {
+        let Some(recorder) = &self.recorder else { return };
+        if window.rows.iter().any(|r| r.name as usize >= self.recorded_names) {
+            let names = self.names.list();
+            for (id, (method, name)) in names.iter().enumerate().skip(self.recorded_names) {
+                recorder.endpoint(id as u32, method, name);
+            }
+            self.recorded_names = names.len();
+        }
+        let at = Mono(window.end);
+        for row in &window.rows {
+            recorder.window(RequestWindow {
+                at,
+                endpoint: row.name,
+                requests: row.latencies_us.len() as u64,
+                failures: row.failures,
+                bytes: row.bytes,
+                latency: encode(&row.latencies_us),
+            });
+        }
+        let lag_ms = window.lag_max_ns as f64 / 1e6;
+        for (metric, value) in [("load.users", f64::from(window.users)), ("load.lag_max_ms", lag_ms)] {
+            recorder.put(Event::Reading(Reading { at, metric, scope: window.worker.to_string(), value }));
         }
     }
 
@@ -319,6 +466,14 @@ impl Drive {
         if self.current.requests > 0 {
             self.close_second(u64::MAX);
         }
+        mark(self.recorder.as_deref(), ended, "load: stop");
+        if let Some(recorder) = &self.recorder {
+            for ((id, failure), seen) in &tally.errors {
+                let (kind, message) = (failure.kind.to_owned(), failure.message.clone());
+                let (first, last) = (Mono(seen.first), Mono(seen.last));
+                recorder.request_error(RequestError { endpoint: id.0, kind, message, count: seen.count, first, last });
+            }
+        }
         let cost = SelfCost::now();
         let facts = Facts {
             names: self.names.list(),
@@ -345,6 +500,12 @@ impl Drop for Drive {
         for handle in self.threads.drain(..) {
             drop(handle.join());
         }
+    }
+}
+
+fn mark(recorder: Option<&Recorder>, at: u64, text: &str) {
+    if let Some(recorder) = recorder {
+        recorder.put(Event::Mark(Mark { at: Mono(at), kind: "phase", text: text.to_owned() }));
     }
 }
 

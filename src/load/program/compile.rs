@@ -403,6 +403,7 @@ impl<'a> Compiler<'a> {
             "uuid" if args.is_empty() => Blank::Uuid,
             "now" if args.is_empty() => Blank::NowSeconds,
             "now_ms" if args.is_empty() => Blank::NowMs,
+            "due_ns" if args.is_empty() => Blank::DueNs,
             "counter" if args.len() <= 1 => {
                 let name = word(0).unwrap_or("").to_owned();
                 let at = self.counters.iter().position(|c| *c == name).unwrap_or_else(|| {
@@ -420,7 +421,7 @@ impl<'a> Compiler<'a> {
                 });
             }
             "json" => return Err(fail("json() is only for a whole value in a json body".to_owned())),
-            "uuid" | "now" | "now_ms" | "counter" => return Err(usage(&format!("{}()", call.name))),
+            "uuid" | "now" | "now_ms" | "due_ns" | "counter" => return Err(usage(&format!("{}()", call.name))),
             other => return Err(fail(format!("there is no function '{other}'")).advise(format!("there are: {FUNCTIONS}"))),
         };
         Ok(Filled::Blank(blank))

@@ -32,6 +32,7 @@ pub(super) enum Blank {
     Counter(u16),
     NowSeconds,
     NowMs,
+    DueNs,
     UserId,
 }
 
@@ -133,6 +134,7 @@ fn fill(blank: &Blank, out: &mut Vec<u8>, program: &Program, user: &mut Player, 
         }
         Blank::NowSeconds => drop(write!(out, "{}", wall_ns(cx) / 1_000_000_000)),
         Blank::NowMs => drop(write!(out, "{}", wall_ns(cx) / 1_000_000)),
+        Blank::DueNs => drop(write!(out, "{}", cx.now)),
         Blank::UserId => drop(write!(out, "{}", user.number + 1)),
     }
     true

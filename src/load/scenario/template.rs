@@ -8,7 +8,7 @@ use crate::load::tree::{Place, Source};
 
 /// The functions that templates may call.
 pub const FUNCTIONS: &str = "rand(LOW,HIGH), rand_float(LOW,HIGH), rand_text(LENGTH), pick(DATA[,COLUMN]), uuid(), \
-                             counter([NAME]), now(), now_ms(), env(NAME[,DEFAULT]), json(CALL)";
+                             counter([NAME]), now(), now_ms(), due_ns(), env(NAME[,DEFAULT]), json(CALL)";
 
 /// A text with its blanks.
 #[derive(Debug, Clone, PartialEq)]
