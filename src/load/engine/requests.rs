@@ -21,11 +21,7 @@ impl<S: Script> Worker<'_, S> {
         user.redirects = user.draft.redirects;
         if keeps_cookies && !user.jar.is_empty() {
             let tls = self.order.servers.get(user.draft.host as usize).is_some_and(|s| s.tls.is_some());
-            let draft = &mut user.draft;
-            let mut line = Vec::new();
-            user.jar.write(&mut line, target(&draft.bytes), tls);
-            let at = draft.head_end.min(draft.bytes.len());
-            draft.bytes.splice(at..at, line);
+            user.add_cookies(tls);
         }
         user.state = State::Busy;
         user.sent = now();
@@ -149,7 +145,7 @@ impl<S: Script> Worker<'_, S> {
                         user.token = at;
                     }
                     match fed {
-                        Ok(Fed::More) if !more => return,
+                        Ok(Fed::More) if !more && !conn.half_closed => return,
                         Ok(Fed::More) => {}
                         Ok(Fed::Done(used)) => {
                             let stray = used < n;
@@ -287,10 +283,7 @@ impl<S: Script> Worker<'_, S> {
         let keeps = self.script.classes().get(user.class as usize).is_some_and(|c| c.cookies);
         if keeps && !user.jar.is_empty() {
             let tls = self.order.servers.get(user.draft.host as usize).is_some_and(|s| s.tls.is_some());
-            let mut line = Vec::new();
-            user.jar.write(&mut line, target(&user.draft.bytes), tls);
-            let at = user.draft.head_end.min(user.draft.bytes.len());
-            user.draft.bytes.splice(at..at, line);
+            user.add_cookies(tls);
         }
         self.transmit(seat);
     }
@@ -322,7 +315,7 @@ impl<S: Script> Worker<'_, S> {
 }
 
 /// The target in a request's first line.
-fn target(request: &[u8]) -> &[u8] {
+pub(super) fn target(request: &[u8]) -> &[u8] {
     request.split(|b| *b == b' ').nth(1).unwrap_or(b"/")
 }
 

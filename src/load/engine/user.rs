@@ -1,6 +1,7 @@
 //! A user as the engine keeps it: a state, times, a connection, and the script's own part.
 
 use super::conn::Conn;
+use super::requests::target;
 use crate::load::http::Jar;
 use crate::load::script::{Draft, Phase};
 
@@ -104,5 +105,15 @@ impl<U> User<U> {
             breathless: false,
             redirects: 0,
         }
+    }
+
+    /// Puts the cookies that belong there into the draft.
+    pub fn add_cookies(&mut self, tls: bool) {
+        let draft = &mut self.draft;
+        let mut line = Vec::new();
+        self.jar.write(&mut line, target(&draft.bytes), tls);
+        let at = draft.head_end.min(draft.bytes.len());
+        draft.head_end = at + line.len();
+        draft.bytes.splice(at..at, line);
     }
 }

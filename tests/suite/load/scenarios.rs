@@ -42,7 +42,8 @@ fn a_user_logs_in_carries_what_it_got_and_says_goodbye() {
         "#,
     );
     let ran = load(&[&path, "-H", &server.url(), "-u", "1", "-t", "500ms"]);
-    assert_eq!((ran.code, ran.count("failures")), (0, 0), "{}\n{}", ran.stderr, ran.report);
+    // 4 where the machine is too busy to keep the schedule: that is not what is tested here.
+    assert!(matches!(ran.code, 0 | 4) && ran.count("failures") == 0, "{}\n{}", ran.stderr, ran.report);
     let seen = server.requests();
     let of = |target: &str| seen.iter().find(|r| r.target.starts_with(target)).unwrap_or_else(|| panic!("no {target}"));
     let login = of("/login");
