@@ -280,6 +280,19 @@ fn write(tx: &Connection, batch: &Batch) -> Result<()> {
             Event::Loss(l) => loss.execute(params![l.from.0 as i64, l.to.0 as i64, l.source, l.count as i64, l.why])?,
         };
     }
+    let mut put = tx.prepare_cached("INSERT OR REPLACE INTO endpoint VALUES (?,?,?)")?;
+    for (id, method, name) in &batch.endpoints {
+        put.execute(params![id, method, name])?;
+    }
+    let mut put = tx.prepare_cached("INSERT INTO request_window VALUES (?,?,?,?,?,?)")?;
+    for w in &batch.windows {
+        let counts = [w.requests, w.failures, w.bytes].map(|n| n as i64);
+        put.execute(params![w.at.0 as i64, w.endpoint, counts[0], counts[1], counts[2], w.latency])?;
+    }
+    let mut put = tx.prepare_cached("INSERT INTO request_error VALUES (?,?,?,?,?,?)")?;
+    for e in &batch.errors {
+        put.execute(params![e.endpoint, e.kind, e.message, e.count as i64, e.first.0 as i64, e.last.0 as i64])?;
+    }
     if batch.dropped > 0 {
         loss.execute(params![
             0,
