@@ -149,8 +149,16 @@ fn hold(pid: u32, limit: Duration, ready: &Sender<Stopped>, released: &Receiver<
 /// Threads that are traced by this thread.
 #[derive(Default)]
 struct Held {
-    /// Whether it stands, and the signal that it was about to take.
-    threads: BTreeMap<u32, Option<Option<Signal>>>,
+    threads: BTreeMap<u32, Hold>,
+}
+
+/// How far a thread's stop has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// It will stop when the kernel next looks.
+    Seized,
+    /// It stands, with the signal that it was about to take.
+    Stands(Option<Signal>),
 }
 
 impl Held {
@@ -163,7 +171,7 @@ impl Held {
             }
             for tid in new {
                 let seized = ptrace::seize(pid_of(tid), Options::empty()).and_then(|()| {
-                    self.threads.insert(tid, None);
+                    self.threads.insert(tid, Hold::Seized);
                     ptrace::interrupt(pid_of(tid))
                 });
                 match seized {
@@ -179,32 +187,33 @@ impl Held {
         if self.threads.is_empty() {
             return Err(Errno::ESRCH);
         }
-        Ok(self.threads.values().all(Option::is_some) && tasks(pid).iter().all(|tid| self.threads.contains_key(tid)))
+        Ok(self.threads.values().all(|h| *h != Hold::Seized)
+            && tasks(pid).iter().all(|tid| self.threads.contains_key(tid)))
     }
 
     /// Takes what has stopped or ended; `true` while something is still to come.
     fn wait(&mut self) -> bool {
         let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
         self.threads.retain(|tid, state| {
-            if state.is_some() {
+            if *state != Hold::Seized {
                 return true;
             }
             match waitpid(pid_of(*tid), Some(flags)) {
                 // By the interrupt, or with the whole process by a stop signal, which goes on being in force.
-                Ok(WaitStatus::PtraceEvent(..)) => *state = Some(None),
+                Ok(WaitStatus::PtraceEvent(..)) => *state = Hold::Stands(None),
                 // About to take a signal, which it gets when it is let go.
-                Ok(WaitStatus::Stopped(_, signal)) => *state = Some(Some(signal)),
+                Ok(WaitStatus::Stopped(_, signal)) => *state = Hold::Stands(Some(signal)),
                 Ok(WaitStatus::StillAlive | WaitStatus::PtraceSyscall(_)) | Err(Errno::EINTR) => {}
                 // It has ended.
                 Ok(_) | Err(_) => return false,
             }
             true
         });
-        self.threads.values().any(Option::is_none)
+        self.threads.values().any(|h| *h == Hold::Seized)
     }
 
     fn registers(&self) -> BTreeMap<u32, Registers> {
-        let standing = self.threads.iter().filter(|(_, state)| state.is_some());
+        let standing = self.threads.iter().filter(|(_, state)| **state != Hold::Seized);
         let read = |tid: u32| ptrace::getregs(pid_of(tid)).ok().map(|r| (tid, [r.rbp, r.rsp, r.rip]));
         standing.filter_map(|(tid, _)| read(*tid)).collect()
     }
@@ -213,7 +222,8 @@ impl Held {
     fn detach(&mut self) {
         self.wait();
         for (tid, state) in std::mem::take(&mut self.threads) {
-            ptrace::detach(pid_of(tid), state.flatten()).ok();
+            let signal = if let Hold::Stands(signal) = state { signal } else { None };
+            ptrace::detach(pid_of(tid), signal).ok();
         }
     }
 }

@@ -83,6 +83,7 @@ pub(super) fn measure(
     let mut clock = CpuClock::start(targets.iter().map(|t| t.pid), plan.subprocesses);
     clock.record(start, recorder);
     let board = Arc::new(Board::default());
+    let mut course = Course { start, clock, board: Arc::clone(&board) };
     let sampler = spawn(engine, Arc::clone(&board))?;
     if let Err(e) = hooks.released() {
         board.halt.store(true, Ordering::SeqCst);
@@ -105,12 +106,12 @@ pub(super) fn measure(
         progress.say(Remark::Warning, why);
     }
 
-    let partial = conduct(plan, recorder, &mut store, stop, progress, hooks, &board, &mut clock, start);
+    let partial = conduct(plan, recorder, &mut store, stop, progress, hooks, &mut course);
 
     board.halt.store(true, Ordering::SeqCst);
     sampler.thread().unpark();
     let ended = SystemClock.now();
-    clock.record(ended, recorder);
+    course.clock.record(ended, recorder);
     let engine = sampler.join().map_err(|_| Error::new(Kind::Bug, "the sampling thread panicked"));
     progress.done();
     let failed = match engine {
@@ -180,6 +181,13 @@ pub(super) trait Hooks {
     fn snapshot(&mut self, store: &Store) -> Result<()>;
 }
 
+/// What is watched while the sampler works.
+struct Course {
+    start: Mono,
+    clock: CpuClock,
+    board: Arc<Board>,
+}
+
 /// Waits for the end; gives the reason when it is an early one.
 fn conduct(
     plan: &Plan,
@@ -188,10 +196,10 @@ fn conduct(
     stop: &Stop,
     progress: &Progress,
     hooks: &mut dyn Hooks,
-    board: &Board,
-    clock: &mut CpuClock,
-    start: Mono,
+    course: &mut Course,
 ) -> Option<String> {
+    let Course { start, clock, board } = course;
+    let start = *start;
     let deadline = plan.duration.map(|d| start.plus(d.0));
     let (mut flushed, mut anchored) = (start, start);
     let mut cost = SelfCost::now();

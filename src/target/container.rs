@@ -121,8 +121,8 @@ fn refusal(wanted: &str, ids: &[String], running: &Running, root: &Path) -> Erro
 /// Runtimes name the cgroup `ID`, `docker-ID.scope`, `libpod-ID.scope`, `cri-containerd-ID.scope`, `crio-ID.scope`;
 /// LXC `lxc.payload.NAME` or `lxc/NAME`; systemd-nspawn `machine-NAME.scope`.
 fn container_of(cgroup: &str) -> Option<String> {
-    let paths = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    paths.filter_map(container_in).next()
+    let mut paths = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.find_map(container_in)
 }
 
 fn container_in(path: &str) -> Option<String> {

@@ -368,7 +368,7 @@ fn files_that_are_no_recordings_are_bad_input() {
     refused(&["report", good, "--from", "20s"], 2, &["10.0 s long"]);
     refused(&["report", good, "--from", "soon"], 2, &["--from"]);
     refused(&["report", good, "-o", &at("again.perfkit")], 2, &["copy"]);
-    refused(&["report", good, "-o", good, "-f", "svg"], 2, &["view of a recording"]);
+    refused(&["report", good, "-o", good, "-f", "svg"], 2, &["named like a recording"]);
     let cut = fs::read(good).unwrap();
     fs::write(at("cut.perfkit"), &cut[..cut.len() / 2]).unwrap();
     assert_eq!(run(["report", &at("cut.perfkit")]).code, Some(2));

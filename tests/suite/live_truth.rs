@@ -4,11 +4,13 @@
 //! point, which `scripts/peers` measures with 20,000 samples; here runs are short and the machine is shared). Impossible
 //! stacks and wrong orders: none. Needs the eBPF rung: root, or CAP_BPF and CAP_PERFMON.
 
+use std::path::{Path, PathBuf};
+
 use perfkit::record::{FrameKind, SampleFlags, State};
 use serde_json::Value;
 
 use crate::profiled::{Profiled, Seen, expect_share, profile};
-use crate::rig::{Target, compile, for_each_python, python};
+use crate::rig::{Target, compile, for_each_python, python, target_file};
 
 /// High enough for a few thousand samples in a short run, even with half a core.
 const FAST: [&str; 4] = ["-d", "3", "-r", "2999"];
@@ -73,17 +75,54 @@ fn live_a_clock_reading_wrapper_gets_no_more_than_it_costs() {
 #[test]
 fn live_no_stack_is_impossible() {
     for_each_python(|python| {
-        let target = Target::python(python, "truth/flutter.py").start();
-        let seen = profile(target.pid(), &["-d", "3", "-r", "4999"]);
-        assert!(seen.count() > 1000.0, "only {} samples", seen.count());
-        for sample in &seen.samples {
-            let functions = sample.python();
-            let below = functions.strip_prefix(&["<module>", "main"]).unwrap_or_else(|| panic!("no root: {sample:?}"));
-            let talk = below.first() == Some(&"Control.poll") || below.first() == Some(&"poll");
-            let possible: [&[&str]; 5] = [&[], &["hot_a"], &["hot_b"], &["hot_a", "leaf_a"], &["hot_b", "leaf_b"]];
-            assert!(talk || possible.contains(&below), "impossible: {functions:?}");
-        }
+        no_stack_is_impossible(&Target::python(python, "truth/flutter.py").start());
     });
+}
+
+fn no_stack_is_impossible(target: &Target) {
+    let seen = profile(target.pid(), &["-d", "3", "-r", "4999"]);
+    assert!(seen.count() > 1000.0, "only {} samples", seen.count());
+    for sample in &seen.samples {
+        let functions = sample.python();
+        let below = functions.strip_prefix(&["<module>", "main"]).unwrap_or_else(|| panic!("no root: {sample:?}"));
+        let talk = below.first() == Some(&"Control.poll") || below.first() == Some(&"poll");
+        let possible: [&[&str]; 5] = [&[], &["hot_a"], &["hot_b"], &["hot_a", "leaf_a"], &["hot_b", "leaf_b"]];
+        assert!(talk || possible.contains(&below), "impossible: {functions:?}");
+    }
+}
+
+/// Versions that are read by what they publish of themselves alone, as `scripts/newer_pythons` prepared them: run by
+/// `cargo test -- --ignored`.
+#[test]
+#[ignore = "needs the interpreters of scripts/newer_pythons, and root for chroot"]
+fn live_newer_versions_are_sampled_as_truly() {
+    let root = PathBuf::from(std::env::var_os("PERFKIT_NEWER_PYTHONS").expect("PERFKIT_NEWER_PYTHONS is not set"));
+    let inside = root.join("tmp/truth");
+    std::fs::create_dir_all(&inside).unwrap();
+    for name in ["talk.py", "depth.py", "flutter.py", "shares.py"] {
+        std::fs::copy(target_file(&format!("truth/{name}")), inside.join(name)).unwrap();
+    }
+    // A root of its own with a /proc in it, in a mount namespace that goes with the target.
+    let enter = r#"mkdir -p "$0/proc" && mount -t proc proc "$0/proc" && exec chroot "$0" "$@""#;
+    let prefix = ["unshare", "--mount", "sh", "-c", enter, root.to_str().unwrap()];
+    for minor in [13, 14, 15] {
+        let run = |script: &str| {
+            let launch = Target::program(Path::new(&format!("/usr/bin/python3.{minor}")));
+            launch.args(["-B".to_owned(), format!("/tmp/truth/{script}")]).through(&prefix)
+        };
+        no_stack_is_impossible(&run("flutter.py").start());
+        shares_are_true(run("shares.py").start());
+        shares_are_true(run("shares.py").args(["--threads", "4"]).start());
+        let mut target = run("depth.py").start();
+        for mode in ["steady", "deep"] {
+            let frames = target.ask(mode)["python_frames"].as_u64().unwrap() as usize;
+            let seen = profile(target.pid(), &["-d", "2", "-r", "999"]);
+            stacks_are_as_deep_as(frames, &seen, mode);
+            let merged = seen.samples.iter().filter(|s| !s.flags.has(SampleFlags::UNMERGED)).count() as f64;
+            assert!(merged >= 0.99 * seen.count(), "3.{minor} {mode}: merged are {merged} of {}", seen.count());
+        }
+        target.finish();
+    }
 }
 
 #[test]
@@ -159,12 +198,7 @@ fn live_stacks_have_their_true_depth() {
             let facts = target.ask(mode);
             let frames = facts["python_frames"].as_u64().unwrap() as usize;
             let seen = profile(target.pid(), &["-d", "2", "-r", "999"]);
-            let bottom: Vec<_> = seen.samples.iter().filter(|s| s.has("bottom")).collect();
-            assert!(bottom.len() > 100, "only {} samples", bottom.len());
-            // Deeper than what the kernel can walk at once is cut at the root and says so.
-            let wrong =
-                bottom.iter().filter(|s| s.python().len() != frames && !s.flags.has(SampleFlags::TRUNCATED)).count();
-            assert_eq!(wrong, 0, "{mode}: of {} stacks so many have other than {frames} Python frames", bottom.len());
+            stacks_are_as_deep_as(frames, &seen, mode);
             if mode == "steady" {
                 seen.expect_flag(SampleFlags::ROOTED, 0.99, "unwound to the root");
             }
@@ -178,6 +212,14 @@ fn live_stacks_have_their_true_depth() {
         assert!(told * 100 >= deep.len() * 99, "only {told} of {} are rooted or marked as cut", deep.len());
         target.finish();
     });
+}
+
+fn stacks_are_as_deep_as(frames: usize, seen: &Profiled, mode: &str) {
+    let bottom: Vec<_> = seen.samples.iter().filter(|s| s.has("bottom")).collect();
+    assert!(bottom.len() > 100, "only {} samples", bottom.len());
+    // Deeper than what the kernel can walk at once is cut at the root and says so.
+    let wrong = bottom.iter().filter(|s| s.python().len() != frames && !s.flags.has(SampleFlags::TRUNCATED)).count();
+    assert_eq!(wrong, 0, "{mode}: of {} stacks so many have other than {frames} Python frames", bottom.len());
 }
 
 #[test]

@@ -279,7 +279,7 @@ fn look(memory: &dyn Memory, py: &Python, code: u64) -> Code {
 /// another runs (`_PyFrame_SetStackPointer`, `_PyFrame_GetStackPointer`), in the field after `frame_instr`.
 fn works(bytes: &[u8], py: &Python, wide_top: bool) -> bool {
     let top = word_in(bytes, py.frame_instr.saturating_add(8));
-    top.is_some_and(|top| if wide_top { top == 0 } else { top as i32 == -1 })
+    top.is_some_and(|top| if wide_top { top == 0 } else { top as u32 == u32::MAX })
 }
 
 fn word_in(bytes: &[u8], offset: u32) -> Option<u64> {
