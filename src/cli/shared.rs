@@ -129,7 +129,8 @@ pub struct TimeArgs {
           value_parser = rate, help_heading = TIME)]
     pub rate: Rate,
 
-    /// Allow stopping the target for at most this many milliseconds [default: it is never stopped]
+    /// Allow stopping the target for at most this many milliseconds; sampling makes no use of it, dump does
+    /// [default: it is never stopped]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000), help_heading = TIME)]
     pub freeze: Option<u64>,
 }

@@ -389,6 +389,29 @@ fn live_cpp_and_rust_names_are_demangled() {
 }
 
 #[test]
+fn live_frames_that_are_not_wanted_are_not_recorded() {
+    let target = Target::python(python("3.11"), "truth/shares.py").start();
+    let kinds = |flags: &[&str]| {
+        let seen = profile(target.pid(), &[&["-d", "1", "-r", "999", "--sampler", "ebpf"][..], flags].concat());
+        let mut kinds: Vec<_> =
+            seen.recording.frames.iter().map(|f| f.kind).filter(|k| *k != FrameKind::Label).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let named = |name: &str| seen.samples.iter().filter(|s| s.has(name)).count() * 10 > seen.samples.len() * 9;
+        (kinds, named("_PyEval_EvalFrameDefault"), named("main"))
+    };
+    let (python, native, kernel) = (FrameKind::Python, FrameKind::Native, FrameKind::Kernel);
+    assert_eq!(kinds(&[]), (vec![python, native, kernel], false, true));
+    assert_eq!(kinds(&["--python-only"]), (vec![python], false, true));
+    assert_eq!(kinds(&["--no-native"]), (vec![python, kernel], false, true));
+    assert_eq!(kinds(&["--no-kernel"]), (vec![python, native], false, true));
+    // The interpreter's own functions show instead.
+    let (kinds, evaluated, _) = kinds(&["--no-python"]);
+    assert_eq!((kinds, evaluated), (vec![native, kernel], true));
+    target.finish();
+}
+
+#[test]
 fn live_time_off_the_cpu_adds_up_and_has_its_reason() {
     waits_are_true(Target::python(python("3.11"), "truth/offcpu.py").start());
     waits_are_true(Target::native("truth/offcpu.c").start());
