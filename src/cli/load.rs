@@ -235,7 +235,8 @@ impl BesideArgs {
         let parsed = LoadWords::try_parse_from(words).map_err(|e| {
             let text = e.to_string();
             let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            Error::usage(format!("--load: {first}")).advise("it takes what `perfkit load` takes: --load 'world.toml -u 100 -r 10'")
+            Error::usage(format!("--load: {first}"))
+                .advise("it takes what `perfkit load` takes: --load 'world.toml -u 100 -r 10'")
         })?;
         parsed.drive.plan().map(|(plan, _)| Some(plan))
     }
@@ -316,7 +317,8 @@ impl DriveArgs {
             targets,
         };
         if plan.run_time_ns == Some(0) {
-            return Err(Error::usage("a run time of 0 s sends nothing").advise("give -t 10s, or leave it out to run until Ctrl-C"));
+            return Err(Error::usage("a run time of 0 s sends nothing")
+                .advise("give -t 10s, or leave it out to run until Ctrl-C"));
         }
         Ok((plan, own))
     }
@@ -437,7 +439,8 @@ fn watch(
     recording: &mut Option<LoadRecording>,
     written: &mut Written,
 ) -> Result<Driven> {
-    let bar = if io::stderr().is_terminal() && !talk.quiet { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    let bar =
+        if io::stderr().is_terminal() && !talk.quiet { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
     if !bar.is_hidden() {
         bar.set_draw_target(ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
@@ -493,7 +496,8 @@ fn print(report: &LoadReport, args: &LoadArgs) -> Result<()> {
     } else {
         load_text(report, wants_color(args.talk.color, &out), &mut bytes)?;
     }
-    match out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write to standard output", e)) {
+    match out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write to standard output", e))
+    {
         Err(e) if !is_broken_pipe(&e) => Err(e),
         _ => Ok(()),
     }

@@ -226,7 +226,7 @@ impl Arrivals {
         loop {
             let s = self.rate.0.get(self.stretch)?;
             let length = if s.to == ENDLESS { f64::INFINITY } else { (s.to - s.from) as f64 / 1e9 };
-            let sum = if s.low + s.high > 0.0 { (s.low + s.high) / 2.0 * length } else { 0.0 };
+            let sum = if s.low + s.high > 0.0 { f64::midpoint(s.low, s.high) * length } else { 0.0 };
             let inside = self.point - self.before;
             if inside >= sum - 1e-9 {
                 self.before += sum;
@@ -284,7 +284,11 @@ impl Mix {
         let total: i64 = weights.iter().sum();
         let gcd = weights.iter().fold(0, |a, &b| gcd(a, b)).max(1);
         let scale = |w: i64| {
-            if (total / gcd) as u64 <= ROUND { w / gcd } else { (w as f64 * ROUND as f64 / total as f64).round() as i64 }
+            if (total / gcd) as u64 <= ROUND {
+                w / gcd
+            } else {
+                (w as f64 * ROUND as f64 / total as f64).round() as i64
+            }
         };
         let weights: Vec<i64> = weights.into_iter().map(scale).collect();
         let total: i64 = weights.iter().sum();
@@ -340,8 +344,10 @@ mod tests {
             assert!(if c.comes { alive.insert(c.user) } else { alive.remove(&c.user) }, "{c:?}");
         }
         assert_eq!(alive.len(), 6);
-        let mut parts: Vec<_> =
-            (0..3).flat_map(|index| Changes::new(level.clone(), Stripe { index, total: 3 })).map(|c| (c.at, c.user)).collect();
+        let mut parts: Vec<_> = (0..3)
+            .flat_map(|index| Changes::new(level.clone(), Stripe { index, total: 3 }))
+            .map(|c| (c.at, c.user))
+            .collect();
         let mut whole: Vec<_> = Changes::new(level, ALONE).map(|c| (c.at, c.user)).collect();
         parts.sort_unstable();
         whole.sort_unstable();

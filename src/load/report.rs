@@ -2,9 +2,7 @@
 
 use super::scenario::{Bound, Measure, Target};
 use super::tally::{Stats, Tally, Times};
-use crate::record::load::{
-    Endpoint, ErrorRow, Grade, Graded, LOCUST_PERCENTILES, LoadReport, Spread, Totals,
-};
+use crate::record::load::{Endpoint, ErrorRow, Grade, Graded, LOCUST_PERCENTILES, LoadReport, Spread, Totals};
 
 /// A lag below this never marks a run, ms.
 const LAG_FLOOR_MS: f64 = 1.0;
@@ -53,7 +51,15 @@ pub fn report(tally: &Tally, facts: &Facts, targets: &[Target]) -> LoadReport {
             let since = |at: u64| at.saturating_sub(facts.start) / 1_000_000;
             let error = failure.message.clone();
             let kind = failure.kind.to_owned();
-            ErrorRow { method, name, error, kind, count: seen.count, first_ms: since(seen.first), last_ms: since(seen.last) }
+            ErrorRow {
+                method,
+                name,
+                error,
+                kind,
+                count: seen.count,
+                first_ms: since(seen.first),
+                last_ms: since(seen.last),
+            }
         })
         .collect();
     errors.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| (&a.name, &a.error).cmp(&(&b.name, &b.error))));
@@ -113,7 +119,10 @@ fn marks(r: &LoadReport, facts: &Facts, tally: &Tally) -> Vec<String> {
         ));
     }
     if tally.stray > 0 {
-        marks.push(format!("{} answers were followed by bytes that belong to none; their connections were closed", tally.stray));
+        marks.push(format!(
+            "{} answers were followed by bytes that belong to none; their connections were closed",
+            tally.stray
+        ));
     }
     if facts.crowded {
         marks.push(format!(
@@ -221,26 +230,49 @@ mod tests {
         let mut tally = Tally::default();
         for i in 1..=1000_u64 {
             let o = Outcome {
-                name: NameId(0), due: 0, sent: 0, first: 1, token: 0, end: i * 1_000_000, bytes: 1, events: 0, status: 200,
+                name: NameId(0),
+                due: 0,
+                sent: 0,
+                first: 1,
+                token: 0,
+                end: i * 1_000_000,
+                bytes: 1,
+                events: 0,
+                status: 200,
             };
             tally.record(&o, (i == 1).then(|| Failure { kind: "status", message: "status 500".into() }));
             tally.lag.record(10_000);
         }
         let names = vec![("GET".to_owned(), "/x".to_owned())];
         let facts = Facts {
-            names, crowded: false, start: 0, duration_ns: 10_000_000_000, open: false, threads: 1, seed: 1, cpu_ns: None,
+            names,
+            crowded: false,
+            start: 0,
+            duration_ns: 10_000_000_000,
+            open: false,
+            threads: 1,
+            seed: 1,
+            cpu_ns: None,
         };
         (tally, facts)
     }
 
+    use Grade::{Acceptable as A, Missed as M, Target as T};
+
     #[test]
     fn grades_are_those_of_the_table() {
         let (tally, facts) = tally();
-        let targets: Vec<Target> = ["p50 < 600ms", "p50 < 400ms, acceptable 600ms", "p95 < 500ms", "rps > 99", "errors < 0.2%", "errors < 0%"]
-            .iter().map(|t| Target::parse(None, t).unwrap()).chain([Target::parse(Some("GET /x"), "max < 2s").unwrap(), Target::parse(Some("/y"), "p50 < 1s").unwrap()]).collect();
+        let targets: Vec<Target> =
+            ["p50 < 600ms", "p50 < 400ms, acceptable 600ms", "p95 < 500ms", "rps > 99", "errors < 0.2%", "errors < 0%"]
+                .iter()
+                .map(|t| Target::parse(None, t).unwrap())
+                .chain([
+                    Target::parse(Some("GET /x"), "max < 2s").unwrap(),
+                    Target::parse(Some("/y"), "p50 < 1s").unwrap(),
+                ])
+                .collect();
         let r = report(&tally, &facts, &targets);
         let grades: Vec<Grade> = r.targets.iter().map(|t| t.grade).collect();
-        use Grade::{Acceptable as A, Missed as M, Target as T};
         assert_eq!(grades, [T, A, M, T, T, M, T, M]);
         assert_eq!((r.errors[0].count, r.totals.failures, r.marks.len()), (1, 1, 0));
     }

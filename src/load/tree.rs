@@ -109,12 +109,7 @@ fn from_table(source: Source<'_>, lines: &Lines<'_>, table: &DeTable<'_>, depth:
     Ok(Value::Table(entries))
 }
 
-fn from_toml(
-    source: Source<'_>,
-    lines: &Lines<'_>,
-    value: &toml::Spanned<DeValue<'_>>,
-    depth: usize,
-) -> Result<Node> {
+fn from_toml(source: Source<'_>, lines: &Lines<'_>, value: &toml::Spanned<DeValue<'_>>, depth: usize) -> Result<Node> {
     let at = lines.place(value.span().start);
     if depth > DEPTH {
         return Err(source.error(at, "nested too deeply"));
@@ -266,7 +261,10 @@ mod tests {
         match &node.value {
             Value::List(l) => format!("[{}]", l.iter().map(plain).collect::<Vec<_>>().join(",")),
             Value::Table(t) => {
-                format!("{{{}}}", t.iter().map(|(k, v)| format!("{}:{}", k.name, plain(v))).collect::<Vec<_>>().join(","))
+                format!(
+                    "{{{}}}",
+                    t.iter().map(|(k, v)| format!("{}:{}", k.name, plain(v))).collect::<Vec<_>>().join(",")
+                )
             }
             other => format!("{other:?}"),
         }
@@ -274,7 +272,8 @@ mod tests {
 
     #[test]
     fn toml_and_yaml_give_the_same_tree() {
-        let toml = parse_toml(Source("a"), "host = \"x\"\n[[user]]\nwait = { between = [1.0, 3] }\nok = true\n").unwrap();
+        let toml =
+            parse_toml(Source("a"), "host = \"x\"\n[[user]]\nwait = { between = [1.0, 3] }\nok = true\n").unwrap();
         let yaml = parse_yaml(Source("a"), "host: x\nuser:\n - wait: {between: [1.0, 3]}\n   ok: true\n").unwrap();
         assert_eq!(plain(&toml), plain(&yaml));
         let Value::Table(t) = &toml.value else { panic!() };

@@ -74,10 +74,8 @@ impl Epoll {
     }
 
     fn pwait2(&mut self, longest: Option<Duration>) -> libc::c_long {
-        let time = longest.map(|d| libc::timespec {
-            tv_sec: d.as_secs() as libc::time_t,
-            tv_nsec: d.subsec_nanos() as libc::c_long,
-        });
+        let time = longest
+            .map(|d| libc::timespec { tv_sec: d.as_secs() as libc::time_t, tv_nsec: d.subsec_nanos() as libc::c_long });
         let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: the kernel writes at most `events.len()` events into `events`; `time` is null or lives through the call;
         // a null signal mask is allowed and leaves the mask as it is.

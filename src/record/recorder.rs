@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
-use super::requests::{RequestError, RequestWindow};
 use super::model::{Event, Frame, FrameId, FrameKind, Inline, Process, ProcessId, Stack, StackId, Thread, ThreadId};
+use super::requests::{RequestError, RequestWindow};
 
 /// Events held before the writer takes them; past that new ones are dropped and counted.
 const QUEUE_LIMIT: usize = 1_000_000;

@@ -42,7 +42,9 @@ fn scenario(text: &str) -> (TempDir, String) {
 
 impl Ran {
     fn count(&self, key: &str) -> u64 {
-        self.report["totals"][key].as_u64().unwrap_or_else(|| panic!("no totals.{key} in {}\n{}", self.report, self.stderr))
+        self.report["totals"][key]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no totals.{key} in {}\n{}", self.report, self.stderr))
     }
 
     /// Kind and message of the most frequent error.
@@ -56,12 +58,38 @@ impl Ran {
 fn mistakes_are_named_with_their_place_before_anything_is_sent() {
     let task = "[[user.task]]\nname = \"t\"\n";
     for (text, place, help) in [
-        ("host = \"http://127.0.0.1:1\"\n[[user]]\nname = \"a\"\nwiat = 1\n".to_owned() + task + "steps = [{get=\"/\"}]", ":4:1: a user has no key 'wiat' (did you mean 'wait'?)", "allowed here: name"),
-        ("[[user]]\nname = \"a\"\n".to_owned() + task + "steps = [{get=\"/${nobody}\"}]", ":5:15: nothing is called 'nobody'", "user.id"),
-        ("[[user]]\nname = \"a\"\n".to_owned() + task + "steps = [{get=\"/\"}]", ":5:10: the user 'a' has no host", "-H"),
-        ("[[user]]\nname = \"a\"\nwait = { between = [3, 1] }\n".to_owned() + task + "steps = [{get=\"/\"}]", ":3:20: 'between' has its larger end first", ""),
-        ("[[user]]\nname = \"a\"\n".to_owned() + task + "steps = [{get=\"/\", expect={status=20}}]", ":5:35: 'status' is 20", "'2xx'"),
-        ("[targets]\nall = \"p95 > 3ms\"\n[[user]]\nname = \"a\"\n".to_owned() + task + "steps = [{get=\"/\"}]", ":2:7: 'p95 > 3ms' is not a target", "write p95 < 500ms"),
+        (
+            "host = \"http://127.0.0.1:1\"\n[[user]]\nname = \"a\"\nwiat = 1\n".to_owned()
+                + task
+                + "steps = [{get=\"/\"}]",
+            ":4:1: a user has no key 'wiat' (did you mean 'wait'?)",
+            "allowed here: name",
+        ),
+        (
+            "[[user]]\nname = \"a\"\n".to_owned() + task + "steps = [{get=\"/${nobody}\"}]",
+            ":5:15: nothing is called 'nobody'",
+            "user.id",
+        ),
+        (
+            "[[user]]\nname = \"a\"\n".to_owned() + task + "steps = [{get=\"/\"}]",
+            ":5:10: the user 'a' has no host",
+            "-H",
+        ),
+        (
+            "[[user]]\nname = \"a\"\nwait = { between = [3, 1] }\n".to_owned() + task + "steps = [{get=\"/\"}]",
+            ":3:20: 'between' has its larger end first",
+            "",
+        ),
+        (
+            "[[user]]\nname = \"a\"\n".to_owned() + task + "steps = [{get=\"/\", expect={status=20}}]",
+            ":5:35: 'status' is 20",
+            "'2xx'",
+        ),
+        (
+            "[targets]\nall = \"p95 > 3ms\"\n[[user]]\nname = \"a\"\n".to_owned() + task + "steps = [{get=\"/\"}]",
+            ":2:7: 'p95 > 3ms' is not a target",
+            "write p95 < 500ms",
+        ),
         ("[[user]\n".to_owned(), ":1:", ""),
     ] {
         let (_dir, path) = scenario(&text);

@@ -12,9 +12,10 @@ pub fn of_io(error: &io::Error, address: SocketAddr) -> Failure {
         Some(libc::ECONNRESET | libc::EPIPE) => ("reset", "connection reset"),
         Some(libc::ETIMEDOUT) => ("timeout", "the connection timed out"),
         Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => ("unreachable", "host unreachable"),
-        Some(libc::EADDRNOTAVAIL) => {
-            ("no-port", "no local port is free (net.ipv4.ip_local_port_range; keep connections alive, or use fewer users)")
-        }
+        Some(libc::EADDRNOTAVAIL) => (
+            "no-port",
+            "no local port is free (net.ipv4.ip_local_port_range; keep connections alive, or use fewer users)",
+        ),
         Some(libc::EMFILE | libc::ENFILE) => ("no-fd", "no file descriptor is free (raise ulimit -n)"),
         Some(libc::ENOBUFS | libc::ENOMEM) => ("no-memory", "the kernel has no memory for the connection"),
         _ => return Failure { kind: "io", message: format!("{error} ({address})") },

@@ -189,7 +189,8 @@ impl<S: Script> Worker<'_, S> {
         let user = &mut self.users[seat as usize];
         let untouched = user.conn.as_ref().is_some_and(|c| c.reused && !c.answers.has_begun());
         let bytes = &user.draft.bytes;
-        let repeatable = [&b"GET "[..], b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS "].iter().any(|m| bytes.starts_with(m));
+        let repeatable =
+            [&b"GET "[..], b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS "].iter().any(|m| bytes.starts_with(m));
         if untouched && repeatable && !user.again {
             user.again = true;
             user.conn = None;
@@ -351,7 +352,10 @@ fn redirected(
     for line in head.split_inclusive(|b| *b == b'\n').skip(1) {
         let is = |name: &[u8]| line.get(..name.len()).is_some_and(|l| l.eq_ignore_ascii_case(name));
         let other_host = new_host != host as usize;
-        if is(b"cookie:") || (by_get && (is(b"content-length:") || is(b"content-type:"))) || (other_host && is(b"authorization:")) {
+        if is(b"cookie:")
+            || (by_get && (is(b"content-length:") || is(b"content-type:")))
+            || (other_host && is(b"authorization:"))
+        {
             continue;
         }
         if other_host && is(b"host:") {

@@ -145,7 +145,7 @@ impl Answers {
                     if rest.len() > HEAD {
                         return Err(Broken("the head is longer than 64 kB"));
                     }
-                    self.check_start(rest)?;
+                    Self::check_start(rest)?;
                     self.partial.extend_from_slice(rest);
                     return Ok(Fed::More);
                 };
@@ -207,7 +207,7 @@ impl Answers {
     }
 
     /// Fails early on what cannot become an answer, so that a server which speaks something else is named at once.
-    fn check_start(&self, start: &[u8]) -> Result<(), Broken> {
+    fn check_start(start: &[u8]) -> Result<(), Broken> {
         let n = start.len().min(5);
         if start[..n] == b"HTTP/"[..n] { Ok(()) } else { Err(Broken("not an HTTP answer")) }
     }
@@ -322,19 +322,14 @@ impl Head {
             _ => return Err(Broken("not an HTTP answer")),
         };
         let status = match rest {
-            [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9'] | [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', ..] => {
+            [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9']
+            | [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', ..] => {
                 u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0')
             }
             _ => return Err(Broken("the status is not a number of three digits")),
         };
-        let mut it = Self {
-            status,
-            keep_alive: version == b'1',
-            length: None,
-            chunked: None,
-            location: false,
-            cookies: false,
-        };
+        let mut it =
+            Self { status, keep_alive: version == b'1', length: None, chunked: None, location: false, cookies: false };
         let mut rest = &head[first_end + 1..];
         while let Some(end) = memchr::memchr(b'\n', rest) {
             let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
@@ -411,7 +406,12 @@ mod tests {
         for (text, status, body, keep) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, "hello", true),
             ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404\nX: y\ncontent-length:  2 \n\nno", 404, "no", true),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\nContent-Length: 9\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 200, "abc", true),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\nContent-Length: 9\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+                200,
+                "abc",
+                true,
+            ),
             ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", 200, "", false),
             ("HTTP/1.1 204 No\r\nConnection: foo, Close\r\n\r\n", 204, "", false),
         ] {
@@ -429,9 +429,12 @@ mod tests {
     fn a_body_until_the_end_and_one_that_is_not_kept() {
         let (mut a, done) = read(Wanted::default(), b"HTTP/1.1 200 OK\r\n\r\n0123456789", 4).unwrap();
         assert!(!done && a.bytes() == 10 && a.body().is_empty() && !a.keep_alive() && a.end().is_ok());
-        let (a, done) = read(Wanted { body: 3, ..Wanted::default() }, b"HTTP/1.1 200 OK\r\ncontent-length:5\r\n\r\n01234", 4).unwrap();
+        let (a, done) =
+            read(Wanted { body: 3, ..Wanted::default() }, b"HTTP/1.1 200 OK\r\ncontent-length:5\r\n\r\n01234", 4)
+                .unwrap();
         assert!(done && a.body() == b"012" && a.is_cut());
-        let (a, done) = read(Wanted { no_body: true, ..ALL }, b"HTTP/1.1 200 OK\r\ncontent-length:5\r\n\r\n", 40).unwrap();
+        let (a, done) =
+            read(Wanted { no_body: true, ..ALL }, b"HTTP/1.1 200 OK\r\ncontent-length:5\r\n\r\n", 40).unwrap();
         assert!(done && a.bytes() == 0);
     }
 

@@ -37,7 +37,8 @@ impl Jar {
         let (name, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
         let (mut path, mut gone, mut secure) = (default_path(target), false, false);
         for part in parts {
-            let (key, value) = part.iter().position(|b| *b == b'=').map_or((part, &b""[..]), |e| (&part[..e], &part[e + 1..]));
+            let (key, value) =
+                part.iter().position(|b| *b == b'=').map_or((part, &b""[..]), |e| (&part[..e], &part[e + 1..]));
             match key.to_ascii_lowercase().as_slice() {
                 b"path" if value.starts_with(b"/") => path = value,
                 b"max-age" => gone = value.starts_with(b"-") || value == b"0",
@@ -50,7 +51,13 @@ impl Jar {
         self.0.retain(|c| *c.name != *name || *c.path != *path);
         let total: usize = self.0.iter().map(|c| c.name.len() + c.value.len()).sum();
         let odd = |b: &u8| *b < b' ' || *b == 0x7f;
-        if gone || name.is_empty() || self.0.len() >= COUNT || total + name.len() + value.len() > SIZE || value.iter().any(odd) || name.iter().any(odd) {
+        if gone
+            || name.is_empty()
+            || self.0.len() >= COUNT
+            || total + name.len() + value.len() > SIZE
+            || value.iter().any(odd)
+            || name.iter().any(odd)
+        {
             return;
         }
         self.0.push(Cookie { name: name.into(), value: value.into(), path: path.into(), secure });
@@ -60,7 +67,8 @@ impl Jar {
     pub fn write(&self, out: &mut Vec<u8>, target: &[u8], tls: bool) {
         let path = target.split(|b| *b == b'?').next().unwrap_or_default();
         let fits = |c: &&Cookie| {
-            let under = path.starts_with(&c.path) && (c.path.ends_with(b"/") || matches!(path.get(c.path.len()), None | Some(b'/')));
+            let under = path.starts_with(&c.path)
+                && (c.path.ends_with(b"/") || matches!(path.get(c.path.len()), None | Some(b'/')));
             under && (tls || !c.secure)
         };
         let mut first = true;

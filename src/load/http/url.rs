@@ -22,7 +22,8 @@ impl Url {
     /// `Usage` with what is wrong.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |why: &str| {
-            Error::usage(format!("'{text}' is not a URL: {why}")).advise("write http://127.0.0.1:8000 or https://host/path")
+            Error::usage(format!("'{text}' is not a URL: {why}"))
+                .advise("write http://127.0.0.1:8000 or https://host/path")
         };
         let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("it has no http:// or https://"))?;
         let tls = match scheme.to_ascii_lowercase().as_str() {
@@ -47,8 +48,16 @@ impl Url {
         };
         let port = match port {
             None => return Err(wrong("what follows the address is not a port")),
-            Some("") => if tls { 443 } else { 80 },
-            Some(p) => p.parse().ok().filter(|p| *p > 0).ok_or_else(|| wrong("the port is not a number from 1 to 65535"))?,
+            Some("") => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
+            Some(p) => {
+                p.parse().ok().filter(|p| *p > 0).ok_or_else(|| wrong("the port is not a number from 1 to 65535"))?
+            }
         };
         let odd = |c: char| c.is_whitespace() || c.is_control() || "\"<>\\^`{|}/:".contains(c);
         if host.is_empty() || (host.contains(odd) && !authority.starts_with('[')) {
@@ -87,7 +96,10 @@ impl Url {
         if let Some(rest) = location.strip_prefix("//") {
             return Self::parse(&format!("{}://{rest}", if self.tls { "https" } else { "http" }));
         }
-        if location.split_once(':').is_some_and(|(s, _)| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))) {
+        if location
+            .split_once(':')
+            .is_some_and(|(s, _)| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)))
+        {
             return Self::parse(location);
         }
         let path = self.target.split('?').next().unwrap_or("/");
@@ -139,7 +151,18 @@ mod tests {
             let u = Url::parse(text).unwrap();
             assert_eq!((u.origin().as_str(), u.target.as_str()), (origin, target));
         }
-        for bad in ["", "x", "ftp://x", "http://", "http://a:b", "http://a:0", "http://u@h", "http://[::1", "http://a b", "http://h/a b"] {
+        for bad in [
+            "",
+            "x",
+            "ftp://x",
+            "http://",
+            "http://a:b",
+            "http://a:0",
+            "http://u@h",
+            "http://[::1",
+            "http://a b",
+            "http://h/a b",
+        ] {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }
     }
@@ -147,7 +170,9 @@ mod tests {
     #[test]
     fn redirects_are_relative() {
         let base = Url::parse("http://h:1/a/b?q").unwrap();
-        for (location, target) in [("/x", "/x"), ("c", "/a/c"), ("../d", "/d"), ("?z", "/a/b?z"), ("http://h:1/y", "/y"), ("//h:1/z", "/z")] {
+        for (location, target) in
+            [("/x", "/x"), ("c", "/a/c"), ("../d", "/d"), ("?z", "/a/b?z"), ("http://h:1/y", "/y"), ("//h:1/z", "/z")]
+        {
             assert_eq!(base.join(location).unwrap().target, target, "{location}");
         }
         assert!(base.join("mailto:x").is_err());

@@ -128,7 +128,8 @@ impl<'a> Compiler<'a> {
             head.bytes(base.as_bytes());
         }
         self.template(scope, &path, Escape::Path, &mut head)?;
-        let mut joint = if path.parts.iter().any(|p| matches!(p, Part::Text(t) if t.contains('?'))) { b'&' } else { b'?' };
+        let mut joint =
+            if path.parts.iter().any(|p| matches!(p, Part::Text(t) if t.contains('?'))) { b'&' } else { b'?' };
         for (key, value) in &r.query {
             head.bytes(&[joint]);
             head.bytes(&escaped(key.as_bytes(), Escape::Form));
@@ -148,7 +149,8 @@ impl<'a> Compiler<'a> {
             given.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
             given.push((name, value));
         }
-        let defaults = [("Host", authority.as_str()), ("User-Agent", agent), ("Accept", accept), ("Content-Type", kind)];
+        let defaults =
+            [("Host", authority.as_str()), ("User-Agent", agent), ("Accept", accept), ("Content-Type", kind)];
         for (name, value) in defaults {
             if !value.is_empty() && !given.iter().any(|(n, _)| n.eq_ignore_ascii_case(name)) {
                 head.bytes(format!("{name}: {value}\r\n").as_bytes());
@@ -182,17 +184,21 @@ impl<'a> Compiler<'a> {
         }
         let name = match &r.name {
             None => Naming::Fixed(self.names.id(&r.method, &path.shape())),
-            Some(t) => match t.constant() {
-                Some(text) => Naming::Fixed(self.names.id(&r.method, text)),
-                None => {
+            Some(t) => {
+                if let Some(text) = t.constant() {
+                    Naming::Fixed(self.names.id(&r.method, text))
+                } else {
                     let mut pieces = Pieces::default();
                     self.template(scope, t, Escape::None, &mut pieces)?;
                     Naming::Filled(pieces)
                 }
-            },
+            }
         };
-        let checks = self.checks(scope, r);
-        let sees_body = !(checks.json.is_empty() && checks.text.is_empty() && checks.not_text.is_empty() && checks.regex.is_empty())
+        let checks = Self::checks(scope, r);
+        let sees_body = !(checks.json.is_empty()
+            && checks.text.is_empty()
+            && checks.not_text.is_empty()
+            && checks.regex.is_empty())
             || checks.captures.iter().any(|(_, _, f, _)| !matches!(f, From::Header(_)));
         let wanted = Wanted {
             body: if sees_body { BODY } else { 0 },
@@ -229,7 +235,10 @@ impl<'a> Compiler<'a> {
             Part::Text(t) => t.chars().find(|c| c.is_control() || *c == ' ' || *c == '#'),
             Part::Call(_) => None,
         }) {
-            return Err(self.source().error(r.path.at, format_args!("a path cannot have {bad:?}")).advise("write a blank as %20"));
+            return Err(self
+                .source()
+                .error(r.path.at, format_args!("a path cannot have {bad:?}"))
+                .advise("write a blank as %20"));
         }
         Ok((base.to_owned(), path))
     }
@@ -324,7 +333,7 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    fn checks(&self, scope: &Scope<'_>, r: &RequestStep) -> Checks {
+    fn checks(scope: &Scope<'_>, r: &RequestStep) -> Checks {
         let e = &r.expect;
         let slot = |v: &String| scope.variables.iter().position(|n| n == v).unwrap_or(0) as u16;
         let captures = r.captures.iter();
@@ -335,7 +344,9 @@ impl<'a> Compiler<'a> {
             not_text: e.not_text.clone(),
             regex: e.regex.clone(),
             under_ns: e.under_ns,
-            captures: captures.map(|c| (slot(&c.variable), c.variable.clone(), c.from.clone(), c.default.clone())).collect(),
+            captures: captures
+                .map(|c| (slot(&c.variable), c.variable.clone(), c.from.clone(), c.default.clone()))
+                .collect(),
         }
     }
 
@@ -343,7 +354,9 @@ impl<'a> Compiler<'a> {
         for part in &t.parts {
             match part {
                 // What the user wrote is taken at its word, but for what would break the format around it.
-                Part::Text(text) if matches!(how, Escape::Json | Escape::Form) => out.bytes(&escaped(text.as_bytes(), how)),
+                Part::Text(text) if matches!(how, Escape::Json | Escape::Form) => {
+                    out.bytes(&escaped(text.as_bytes(), how));
+                }
                 Part::Text(text) => out.bytes(text.as_bytes()),
                 Part::Call(call) => match self.blank(scope, t, call)? {
                     Filled::Blank(b) => out.0.push(Piece::Blank(b, how)),
@@ -378,7 +391,8 @@ impl<'a> Compiler<'a> {
             let all: Option<Vec<f64>> = (0..n).map(|i| word(i)?.parse().ok().filter(|f: &f64| f.is_finite())).collect();
             all.filter(|a| a.len() == args.len())
         };
-        let usage = |example: &str| fail(format!("'{}' is called wrongly", call.name)).advise(format!("write ${{{example}}}"));
+        let usage =
+            |example: &str| fail(format!("'{}' is called wrongly", call.name)).advise(format!("write ${{{example}}}"));
         let blank = match call.name.as_str() {
             "rand" => {
                 let whole = |i| word(i).and_then(|w| w.parse::<i64>().ok());
@@ -422,7 +436,9 @@ impl<'a> Compiler<'a> {
             }
             "json" => return Err(fail("json() is only for a whole value in a json body".to_owned())),
             "uuid" | "now" | "now_ms" | "due_ns" | "counter" => return Err(usage(&format!("{}()", call.name))),
-            other => return Err(fail(format!("there is no function '{other}'")).advise(format!("there are: {FUNCTIONS}"))),
+            other => {
+                return Err(fail(format!("there is no function '{other}'")).advise(format!("there are: {FUNCTIONS}")));
+            }
         };
         Ok(Filled::Blank(blank))
     }

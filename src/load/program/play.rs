@@ -136,21 +136,20 @@ impl Script for Program {
             user.chance = Chance::new(self.seed, arrival | 1 << 63);
         }
         let Some(Play { weights, tasks, .. }) = self.plays.get(user.class as usize) else { return };
-        user.task = match weights.last() {
-            Some(&total) => {
-                let point = user.chance.below(total);
-                weights.partition_point(|w| *w <= point) as u16
-            }
-            None => {
-                let at = u64::from(user.tour) % tasks.len().max(1) as u64;
-                user.tour = user.tour.wrapping_add(1);
-                at as u16
-            }
+        user.task = if let Some(&total) = weights.last() {
+            let point = user.chance.below(total);
+            weights.partition_point(|w| *w <= point) as u16
+        } else {
+            let at = u64::from(user.tour) % tasks.len().max(1) as u64;
+            user.tour = user.tour.wrapping_add(1);
+            at as u16
         };
     }
 
     fn next(&self, user: &mut Player, draft: &mut Draft, cx: &mut Context<'_>) -> Action {
-        let Some(op) = self.ops(user).get(user.step as usize) else { return Action::Done(self.wait_of(user).drawn(user)) };
+        let Some(op) = self.ops(user).get(user.step as usize) else {
+            return Action::Done(self.wait_of(user).drawn(user));
+        };
         user.step += 1;
         match op {
             Op::Pause(wait) => match wait.drawn(user) {
@@ -158,7 +157,11 @@ impl Script for Program {
                 _ => Action::Pause(0),
             },
             Op::Request(r) => {
-                if self.fill(r, user, draft, cx) { Action::Send } else { Action::Leave }
+                if self.fill(r, user, draft, cx) {
+                    Action::Send
+                } else {
+                    Action::Leave
+                }
             }
         }
     }
@@ -203,7 +206,9 @@ impl Checks {
             let found = path.find(a.body).and_then(|raw| serde_json::from_slice::<serde_json::Value>(raw).ok());
             match found {
                 None => return Err(format!("{path} is not in the answer")),
-                Some(v) if !same(&v, wanted) => return Err(format!("{path} is {}, not {wanted}", short(&v.to_string()))),
+                Some(v) if !same(&v, wanted) => {
+                    return Err(format!("{path} is {}, not {wanted}", short(&v.to_string())));
+                }
                 Some(_) => {}
             }
         }

@@ -56,7 +56,9 @@ pub fn read(source: Source<'_>, key: &Key, node: &Node, base: &Path) -> Result<F
         let open = |at, file: &str| {
             let path = base.join(file);
             let long = std::fs::metadata(&path).is_ok_and(|m| m.len() > SIZE);
-            let content = if long { Err("it is larger than 256 MB".to_owned()) } else {
+            let content = if long {
+                Err("it is larger than 256 MB".to_owned())
+            } else {
                 std::fs::read_to_string(&path).map_err(|e| e.to_string())
             };
             content.map_err(|e| source.error(at, format_args!("cannot read {}: {e}", path.display())))
@@ -98,7 +100,9 @@ fn from_list(source: Source<'_>, node: &Node) -> Result<Rows> {
     let columns: Vec<String> = first.iter().map(|(k, _)| k.name.clone()).collect();
     let mut rows = Vec::with_capacity(list.len());
     for n in list {
-        let Value::Table(entries) = &n.value else { return Err(wrong(source, n, "data", "a table like the first row")) };
+        let Value::Table(entries) = &n.value else {
+            return Err(wrong(source, n, "data", "a table like the first row"));
+        };
         let cell = |c: &String| match entries.iter().find(|(k, _)| k.name == *c) {
             Some((_, v)) => plain(v),
             None => Err(source.error(n.at, format_args!("this row has no '{c}'"))),

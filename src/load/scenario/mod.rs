@@ -254,7 +254,9 @@ impl Scenario {
         let host = serde_json::to_string(&parsed.origin()).unwrap_or_default();
         // A URL on the command line is taken as it is: no blanks are filled in.
         let path = path.replace("${", "$${");
-        let text = format!("host = {host}\n[[user]]\nname = \"url\"\n[[user.task]]\nname = \"get\"\nsteps = [{{ get = {path} }}]\n");
+        let text = format!(
+            "host = {host}\n[[user]]\nname = \"url\"\n[[user.task]]\nname = \"get\"\nsteps = [{{ get = {path} }}]\n"
+        );
         from_text(url, &text, Path::new("."))
     }
 }

@@ -55,7 +55,9 @@ pub fn from_text(file: &str, content: &str, base: &Path) -> Result<Scenario> {
     let at = t.at;
     t.finish()?;
     if s.users.is_empty() {
-        return Err(source.error(at, "there is no user in this scenario").advise("add a [[user]] with a name and tasks"));
+        return Err(source
+            .error(at, "there is no user in this scenario")
+            .advise("add a [[user]] with a name and tasks"));
     }
     for (i, user) in s.users.iter().enumerate() {
         if s.users[..i].iter().any(|u| u.name == user.name) {
@@ -77,10 +79,8 @@ fn redirects(t: &mut Table<'_>) -> Result<Option<u8>> {
 
 fn tls(source: Source<'_>, node: &Node, base: &Path) -> Result<TlsChoice> {
     let mut t = Table::of(source, node, "tls")?;
-    let choice = TlsChoice {
-        ca: t.text("ca")?.map(|(_, p)| base.join(p)),
-        insecure: t.flag("insecure")?.unwrap_or(false),
-    };
+    let choice =
+        TlsChoice { ca: t.text("ca")?.map(|(_, p)| base.join(p)), insecure: t.flag("insecure")?.unwrap_or(false) };
     t.finish().map(|()| choice)
 }
 
@@ -148,9 +148,12 @@ fn user(source: Source<'_>, node: &Node) -> Result<UserClass> {
 }
 
 fn wait(source: Source<'_>, node: &Node) -> Result<Wait> {
-    const WANTED: &str = "seconds, or a table with one of constant = 1.0, between = [1.0, 3.0], pacing = 1.0, throughput = 10";
+    const WANTED: &str =
+        "seconds, or a table with one of constant = 1.0, between = [1.0, 3.0], pacing = 1.0, throughput = 10";
     let Value::Table(entries) = &node.value else {
-        return duration(source, node, "wait").map(Wait::Constant).map_err(|e| e.advise(format!("'wait' takes {WANTED}")));
+        return duration(source, node, "wait")
+            .map(Wait::Constant)
+            .map_err(|e| e.advise(format!("'wait' takes {WANTED}")));
     };
     let [(key, value)] = &entries[..] else { return Err(wrong(source, node, "wait", WANTED)) };
     match key.name.as_str() {
@@ -218,7 +221,8 @@ fn step(source: Source<'_>, node: &Node) -> Result<Step> {
     }
     if let Some((at, method)) = t.text("method")? {
         let path = t.take("path");
-        let good = !method.is_empty() && method.len() <= 20 && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+        let good =
+            !method.is_empty() && method.len() <= 20 && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
         match (path, found.is_some()) {
             (Some((_, path)), false) if good => found = Some((method.to_owned(), path)),
             _ => {
@@ -231,7 +235,9 @@ fn step(source: Source<'_>, node: &Node) -> Result<Step> {
     let Some((method, path)) = found else {
         let mistake = t.finish().err();
         return Err(mistake.unwrap_or_else(|| {
-            source.error(node.at, "this step names no request").advise(format!("give one of {}, or wait", METHODS.join(", ")))
+            source
+                .error(node.at, "this step names no request")
+                .advise(format!("give one of {}, or wait", METHODS.join(", ")))
         }));
     };
     let template = |node: &Node, key: &str| Template::parse(source, node.at, text(source, node, key)?);
@@ -300,10 +306,9 @@ fn json_path(source: Source<'_>, node: &Node, text: &str) -> Result<JsonPath> {
 }
 
 fn regex(source: Source<'_>, node: &Node, text: &str) -> Result<regex::bytes::Regex> {
-    regex::bytes::RegexBuilder::new(text)
-        .size_limit(1 << 20)
-        .build()
-        .map_err(|e| source.error(node.at, format_args!("not a regular expression: {e}").to_string().replace('\n', " ")))
+    regex::bytes::RegexBuilder::new(text).size_limit(1 << 20).build().map_err(|e| {
+        source.error(node.at, format_args!("not a regular expression: {e}").to_string().replace('\n', " "))
+    })
 }
 
 fn captures(source: Source<'_>, node: &Node) -> Result<Vec<Capture>> {
@@ -312,7 +317,9 @@ fn captures(source: Source<'_>, node: &Node) -> Result<Vec<Capture>> {
         let variable = key.name.clone();
         let word = |c: char| c.is_alphanumeric() || c == '_';
         if variable.is_empty() || !variable.chars().all(word) {
-            return Err(source.error(key.at, format_args!("'{variable}' cannot be a variable: letters, digits and _ can")));
+            return Err(
+                source.error(key.at, format_args!("'{variable}' cannot be a variable: letters, digits and _ can"))
+            );
         }
         let (from, default) = if let Value::Text(path) = &value.value {
             (From::Json(json_path(source, value, path)?), None)
@@ -357,7 +364,8 @@ fn expect(source: Source<'_>, node: &Node) -> Result<Expect> {
 
 /// `200`, `"2xx"`, `"200-204"`.
 fn status(source: Source<'_>, node: &Node) -> Result<(u16, u16)> {
-    let fail = || wrong(source, node, "status", "a code such as 200, a class such as '2xx', or a range such as '200-204'");
+    let fail =
+        || wrong(source, node, "status", "a code such as 200, a class such as '2xx', or a range such as '200-204'");
     match &node.value {
         Value::Integer(i) if (100..=999).contains(i) => Ok((*i as u16, *i as u16)),
         Value::Text(t) => match (t.strip_suffix("xx"), t.split_once('-')) {

@@ -95,7 +95,9 @@ impl Target {
                 "ms" => t.parse::<Nanos>().ok().map(|n| n.0 as f64 / 1e6),
                 unit => t.trim_end_matches(unit).trim().parse::<f64>().ok(),
             };
-            number.filter(|n| n.is_finite() && *n >= 0.0).ok_or_else(|| wrong(&format!("'{t}' is not a value in {}", measure.unit())))
+            number
+                .filter(|n| n.is_finite() && *n >= 0.0)
+                .ok_or_else(|| wrong(&format!("'{t}' is not a value in {}", measure.unit())))
         };
         let limit = value(&main[at + 1..])?;
         let below = main[at..].starts_with('<');
@@ -104,7 +106,9 @@ impl Target {
         }
         let acceptable = match rest.map(str::trim) {
             None => None,
-            Some(r) => Some(value(r.strip_prefix("acceptable").ok_or_else(|| wrong("after the comma, 'acceptable' is wanted"))?)?),
+            Some(r) => Some(value(
+                r.strip_prefix("acceptable").ok_or_else(|| wrong("after the comma, 'acceptable' is wanted"))?,
+            )?),
         };
         if acceptable.is_some_and(|a| if below { a < limit } else { a > limit }) {
             return Err(wrong("what is acceptable is stricter than the target"));
@@ -157,7 +161,17 @@ mod tests {
         assert_eq!((t.measure, t.bound, t.acceptable), (Measure::Percentile(99.9), Bound::Below(1500.0), None));
         let t = Target::parse(None, "rps > 90").unwrap();
         assert_eq!(t.bound, Bound::Above(90.0));
-        for bad in ["", "p95", "p95 > 5ms", "rps < 5", "p95 < x", "p101 < 5ms", "speed < 1", "p95 < 5ms, acceptable 2ms", "p95 < 5ms, or 6ms"] {
+        for bad in [
+            "",
+            "p95",
+            "p95 > 5ms",
+            "rps < 5",
+            "p95 < x",
+            "p101 < 5ms",
+            "speed < 1",
+            "p95 < 5ms, acceptable 2ms",
+            "p95 < 5ms, or 6ms",
+        ] {
             assert!(Target::parse(None, bad).is_err(), "{bad}");
         }
     }

@@ -102,7 +102,12 @@ mod tests {
     #[test]
     fn columns_are_as_many_as_the_head_has() {
         let r = LoadReport {
-            by_name: vec![Endpoint { method: "GET".into(), name: "/a,\"b\"".into(), percentiles: vec![None; 11], ..Endpoint::default() }],
+            by_name: vec![Endpoint {
+                method: "GET".into(),
+                name: "/a,\"b\"".into(),
+                percentiles: vec![None; 11],
+                ..Endpoint::default()
+            }],
             percentiles: vec![None; 11],
             ..LoadReport::default()
         };

@@ -73,7 +73,15 @@ fn write(r: &LoadReport, color: bool, out: &mut dyn Write) -> io::Result<()> {
         if s.p50.is_some() {
             let row = format!(
                 "{:<7} {name:<width$} {:>10} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9}",
-                "", "", "", "", "", ms(s.p50), ms(s.p95), ms(s.p99), ms(s.max)
+                "",
+                "",
+                "",
+                "",
+                "",
+                ms(s.p50),
+                ms(s.p95),
+                ms(s.p99),
+                ms(s.max)
             );
             writeln!(out, "{}", paint(row, "2"))?;
         }
@@ -81,7 +89,14 @@ fn write(r: &LoadReport, color: bool, out: &mut dyn Write) -> io::Result<()> {
     for e in r.by_name.iter().filter(|e| e.first_token_ms.is_some()) {
         let s = e.first_token_ms.unwrap_or_default();
         let (n, name) = (grouped(e.events), cut(&e.name, NAME));
-        writeln!(out, "{} {name}: first token p50 {}, p95 {}, p99 {}; {n} events", e.method, ms(s.p50), ms(s.p95), ms(s.p99))?;
+        writeln!(
+            out,
+            "{} {name}: first token p50 {}, p95 {}, p99 {}; {n} events",
+            e.method,
+            ms(s.p50),
+            ms(s.p95),
+            ms(s.p99)
+        )?;
     }
     if !r.errors.is_empty() {
         writeln!(out, "\n{}", paint("errors".to_owned(), "1"))?;
@@ -166,7 +181,11 @@ fn grouped(n: u64) -> String {
 /// At most `width` characters, without what would steer a terminal.
 fn cut(text: &str, width: usize) -> String {
     let text = clean(text);
-    if text.chars().count() <= width { text } else { text.chars().take(width.saturating_sub(1)).chain(['…']).collect() }
+    if text.chars().count() <= width {
+        text
+    } else {
+        text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+    }
 }
 
 fn clean(text: &str) -> String {
@@ -180,13 +199,35 @@ mod tests {
 
     #[test]
     fn the_table_says_what_matters() {
-        let spread = Spread { p50: Some(1.234), p95: Some(48.0), p99: Some(450.0), max: Some(12_000.0), ..Spread::default() };
+        let spread =
+            Spread { p50: Some(1.234), p95: Some(48.0), p99: Some(450.0), max: Some(12_000.0), ..Spread::default() };
         let r = LoadReport {
             totals: Totals { requests: 12_345, failures: 3, rps: 123.4, duration_s: 100.0, ..Totals::default() },
             latency_ms: spread,
-            by_name: vec![Endpoint { method: "GET".into(), name: "/x\u{1b}[31m".into(), requests: 12_345, failures: 3, rps: 123.4, latency_ms: spread, ..Endpoint::default() }],
-            errors: vec![ErrorRow { method: "GET".into(), name: "/x".into(), error: "status 500".into(), count: 3, ..ErrorRow::default() }],
-            targets: vec![Graded { metric: "p95".into(), value: Some(48.0), target: 50.0, unit: "ms".into(), grade: Grade::Target, ..Graded::default() }],
+            by_name: vec![Endpoint {
+                method: "GET".into(),
+                name: "/x\u{1b}[31m".into(),
+                requests: 12_345,
+                failures: 3,
+                rps: 123.4,
+                latency_ms: spread,
+                ..Endpoint::default()
+            }],
+            errors: vec![ErrorRow {
+                method: "GET".into(),
+                name: "/x".into(),
+                error: "status 500".into(),
+                count: 3,
+                ..ErrorRow::default()
+            }],
+            targets: vec![Graded {
+                metric: "p95".into(),
+                value: Some(48.0),
+                target: 50.0,
+                unit: "ms".into(),
+                grade: Grade::Target,
+                ..Graded::default()
+            }],
             marks: vec!["late".into()],
             ..LoadReport::default()
         };

@@ -13,7 +13,10 @@ use super::{load, scenario};
 fn a_user_logs_in_carries_what_it_got_and_says_goodbye() {
     let server = Server::start(|r| {
         Reply::Keep(match r.target.split('?').next().unwrap() {
-            "/login" => ok("Set-Cookie: sid=abc; Path=/\r\nX-Csrf: c5\r\n", r#"{"user": {"token": "t\"k"}, "items": [1, 2, 7]}"#),
+            "/login" => ok(
+                "Set-Cookie: sid=abc; Path=/\r\nX-Csrf: c5\r\n",
+                r#"{"user": {"token": "t\"k"}, "items": [1, 2, 7]}"#,
+            ),
             _ => ok("", "name=<b>anna</b>"),
         })
     });
@@ -58,7 +61,8 @@ fn a_user_logs_in_carries_what_it_got_and_says_goodbye() {
     let last = seen.last().unwrap();
     assert_eq!((last.method.as_str(), last.target.as_str()), ("DELETE", "/session/c5"));
     assert!(seen.iter().all(|r| r.connection == 0), "one connection, kept alive");
-    let names: Vec<_> = ran.report["by_name"].as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap().to_owned()).collect();
+    let names: Vec<_> =
+        ran.report["by_name"].as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap().to_owned()).collect();
     assert_eq!(names, ["/session/[csrf]", "/look/[n]", "/login", "/raw", "/say"]);
     assert_eq!(ran.count("requests") as usize, seen.len(), "each request is counted once");
 }
@@ -98,9 +102,22 @@ fn redirects_are_followed_as_browsers_do() {
     let lines: Vec<String> = seen.iter().map(|r| format!("{} {}", r.method, r.target)).collect();
     assert_eq!(
         lines,
-        ["POST /old", "GET /sub/new?x", "GET /end", "GET /loop", "GET /loop", "GET /loop", "GET /loop", "GET /away", "GET /old"]
+        [
+            "POST /old",
+            "GET /sub/new?x",
+            "GET /end",
+            "GET /loop",
+            "GET /loop",
+            "GET /loop",
+            "GET /loop",
+            "GET /away",
+            "GET /old"
+        ]
     );
-    assert_eq!((seen[1].header("cookie"), seen[2].header("cookie"), seen[1].header("content-length")), (Some("a=b"), None, None));
+    assert_eq!(
+        (seen[1].header("cookie"), seen[2].header("cookie"), seen[1].header("content-length")),
+        (Some("a=b"), None, None)
+    );
     assert_eq!((ran.count("requests"), ran.count("failures")), (4, 1), "{}", ran.report);
     let (kind, message) = ran.error();
     assert!(kind == "redirect" && message.contains("elsewhere.invalid"), "{kind} {message}");
@@ -134,7 +151,12 @@ fn weights_tags_and_classes_are_kept() {
         let rows = ran.report["by_name"].as_array().unwrap();
         rows.iter().find(|r| r["name"] == name).map_or(0, |r| r["requests"].as_u64().unwrap())
     };
-    assert_eq!((ran.count("arrivals_asked"), ran.count("arrivals_made"), count(&ran, "/b")), (800, 800, 200), "{}", ran.stderr);
+    assert_eq!(
+        (ran.count("arrivals_asked"), ran.count("arrivals_made"), count(&ran, "/b")),
+        (800, 800, 200),
+        "{}",
+        ran.stderr
+    );
     let five = count(&ran, "/five");
     // 600 draws with probability 5/6: a deviation of 9.1; five of them.
     assert!(five.abs_diff(500) < 46, "{five}");

@@ -26,7 +26,11 @@ fn nobody_listens() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let ran = load(&[&format!("http://127.0.0.1:{port}/"), "-u", "3", "-r", "1000", "-t", "200ms"]);
     assert_eq!(ran.error().0, "refused", "{}", ran.report);
-    assert!(ran.count("failures") > 3 && ran.count("failures") < 200, "without a pause between attempts: {}", ran.report);
+    assert!(
+        ran.count("failures") > 3 && ran.count("failures") < 200,
+        "without a pause between attempts: {}",
+        ran.report
+    );
     let ran = load(&["http://no-such-host.invalid/", "-t", "1s"]);
     assert!(ran.code == 3 && ran.stderr.contains("'no-such-host.invalid' cannot be found"), "{}", ran.stderr);
 }
@@ -35,12 +39,20 @@ fn nobody_listens() {
 fn answers_that_are_none() {
     fails_as("closed", "without an answer", || Reply::Close(Vec::new()));
     fails_as("closed", "within the head", || Reply::Close(b"HTTP/1.1 200 OK\r\nContent-".to_vec()));
-    fails_as("closed", "Content-Length is larger", || Reply::Close(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab".to_vec()));
-    fails_as("closed", "before the last chunk", || Reply::Close(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab".to_vec()));
+    fails_as("closed", "Content-Length is larger", || {
+        Reply::Close(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab".to_vec())
+    });
+    fails_as("closed", "before the last chunk", || {
+        Reply::Close(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab".to_vec())
+    });
     fails_as("protocol", "not an HTTP answer", || Reply::Keep(b"220 mail.test ESMTP\r\n".to_vec()));
-    fails_as("protocol", "longer than 64 kB", || Reply::Hang([&b"HTTP/1.1 200 OK\r\n"[..], &b"a: b\r\n".repeat(30_000)].concat()));
+    fails_as("protocol", "longer than 64 kB", || {
+        Reply::Hang([&b"HTTP/1.1 200 OK\r\n"[..], &b"a: b\r\n".repeat(30_000)].concat())
+    });
     fails_as("timeout", "waiting for an answer", || Reply::Hang(Vec::new()));
-    fails_as("timeout", "within the answer", || Reply::Hang(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab".to_vec()));
+    fails_as("timeout", "within the answer", || {
+        Reply::Hang(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab".to_vec())
+    });
     fails_as("status", "status 503", || Reply::Keep(status("503 Busy", "", "later")));
     fails_as("status", "status 404", || Reply::Keep(status("404 No", "", "")));
 }
@@ -54,7 +66,8 @@ fn answers_that_are_odd_but_right() {
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nab",
     ] {
         let closes = answer.windows(5).any(|w| w == b"close");
-        let (ran, server) = weather(move |_| if closes { Reply::Close(answer.to_vec()) } else { Reply::Keep(answer.to_vec()) });
+        let (ran, server) =
+            weather(move |_| if closes { Reply::Close(answer.to_vec()) } else { Reply::Keep(answer.to_vec()) });
         assert_eq!(ran.count("failures"), 0, "{}", ran.report);
         assert_eq!(ran.count("bytes"), 2 * ran.count("requests"));
         assert_eq!(ran.count("requests") as usize, server.requests().len());
@@ -67,10 +80,18 @@ fn answers_that_are_odd_but_right() {
 #[test]
 fn more_than_was_promised_does_not_reach_the_next_answer() {
     let (ran, _server) = weather(|n| {
-        Reply::Keep(if n % 2 == 0 { b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 500 Lie\r\n\r\n".to_vec() } else { ok("", "ab") })
+        Reply::Keep(if n % 2 == 0 {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 500 Lie\r\n\r\n".to_vec()
+        } else {
+            ok("", "ab")
+        })
     });
     assert_eq!(ran.count("failures"), 0, "{}", ran.report);
-    assert!(ran.report["marks"].as_array().unwrap().iter().any(|m| m.as_str().unwrap().contains("belong to none")), "{}", ran.report);
+    assert!(
+        ran.report["marks"].as_array().unwrap().iter().any(|m| m.as_str().unwrap().contains("belong to none")),
+        "{}",
+        ran.report
+    );
 }
 
 #[test]
@@ -101,7 +122,8 @@ fn arrivals_that_wait_for_a_seat_are_made_and_count_from_their_due_time() {
         std::thread::park_timeout(std::time::Duration::from_millis(20));
         Reply::Keep(ok("", ""))
     });
-    let ran = load(&[&format!("{}/x", server.url()), "--arrivals", "200/s", "-u", "1", "-t", "500ms", "--fail-on", "never"]);
+    let ran =
+        load(&[&format!("{}/x", server.url()), "--arrivals", "200/s", "-u", "1", "-t", "500ms", "--fail-on", "never"]);
     assert_eq!((ran.count("arrivals_asked"), ran.count("arrivals_made"), ran.count("requests")), (100, 100, 100));
     assert_eq!((ran.count("peak_users"), ran.count("unfinished")), (1, 0));
     let p50 = ran.report["latency_ms"]["p50"].as_f64().unwrap();
@@ -121,7 +143,18 @@ fn the_first_ctrl_c_finishes_and_reports() {
         seen.lock().unwrap().clear();
         // With 1000 users at 10/s the signal comes within the ramp.
         let mut child = Command::new(crate::rig::perfkit())
-            .args(["load", &format!("{}/x", server.url()), "-u", users, "-r", "10", "--json", "-q", "--fail-on", "never"])
+            .args([
+                "load",
+                &format!("{}/x", server.url()),
+                "-u",
+                users,
+                "-r",
+                "10",
+                "--json",
+                "-q",
+                "--fail-on",
+                "never",
+            ])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -129,7 +162,8 @@ fn the_first_ctrl_c_finishes_and_reports() {
         while seen.lock().unwrap().len() < 20 {
             std::thread::yield_now();
         }
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT)
+            .unwrap();
         let mut text = String::new();
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
         let code = child.wait().unwrap().code();
