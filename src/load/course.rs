@@ -226,7 +226,7 @@ impl Arrivals {
         loop {
             let s = self.rate.0.get(self.stretch)?;
             let length = if s.to == ENDLESS { f64::INFINITY } else { (s.to - s.from) as f64 / 1e9 };
-            let sum = if s.low + s.high > 0.0 { (s.low + s.high) / 2.0 * length } else { 0.0 };
+            let sum = if s.low + s.high > 0.0 { f64::midpoint(s.low, s.high) * length } else { 0.0 };
             let inside = self.point - self.before;
             if inside >= sum - 1e-9 {
                 self.before += sum;

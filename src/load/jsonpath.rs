@@ -101,7 +101,7 @@ fn find(b: &[u8], at: usize, path: &[Segment]) -> Option<usize> {
                 .and_then(|v| find(b, v, rest))
         }
         (Segment::Index(i), b'[') => {
-            let index = if *i >= 0 { *i as usize } else { count(b, at)?.checked_sub(i.unsigned_abs() as usize)? };
+            let index = if *i >= 0 { *i as usize } else { count(b, at).checked_sub(i.unsigned_abs() as usize)? };
             let mut n = 0;
             let found = elements(b, at, |value| {
                 n += 1;
@@ -126,13 +126,13 @@ fn escaped(name: &[u8], key: &str) -> bool {
     serde_json::from_slice::<String>(&quoted).is_ok_and(|n| n == key)
 }
 
-fn count(b: &[u8], at: usize) -> Option<usize> {
+fn count(b: &[u8], at: usize) -> usize {
     let mut n = 0;
     elements(b, at, |_| {
         n += 1;
         None::<usize>
     });
-    Some(n)
+    n
 }
 
 fn elements<T>(b: &[u8], at: usize, mut each: impl FnMut(usize) -> Option<T>) -> Option<T> {

@@ -257,6 +257,8 @@ mod tests {
         (tally, facts)
     }
 
+    use Grade::{Acceptable as A, Missed as M, Target as T};
+
     #[test]
     fn grades_are_those_of_the_table() {
         let (tally, facts) = tally();
@@ -271,7 +273,6 @@ mod tests {
                 .collect();
         let r = report(&tally, &facts, &targets);
         let grades: Vec<Grade> = r.targets.iter().map(|t| t.grade).collect();
-        use Grade::{Acceptable as A, Missed as M, Target as T};
         assert_eq!(grades, [T, A, M, T, T, M, T, M]);
         assert_eq!((r.errors[0].count, r.totals.failures, r.marks.len()), (1, 1, 0));
     }

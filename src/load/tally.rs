@@ -235,7 +235,7 @@ impl Tally {
     fn fail(&mut self, name: NameId, failure: Failure, at: u64) {
         let mut key = (name, failure);
         if self.errors.len() >= MESSAGES && !self.errors.contains_key(&key) {
-            key.1.message = "(other messages)".to_owned();
+            "(other messages)".clone_into(&mut key.1.message);
         }
         let seen = self.errors.entry(key).or_insert(Occurred { count: 0, first: at, last: at });
         seen.count += 1;

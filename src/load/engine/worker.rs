@@ -11,7 +11,7 @@ use super::{Board, Order};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::load::course::{Arrivals, Changes, Course, Mix};
-use crate::load::script::{Action, Context, NameId, Names, Phase, Script, Wait};
+use crate::load::script::{Action, Context, Draft, NameId, Names, Phase, Script, Wait};
 use crate::load::tally::{Tally, Window, WindowRow};
 use crate::load::wheel::{Timer, Wheel};
 use crate::os::epoll::Epoll;
@@ -330,7 +330,7 @@ impl<'a, S: Script> Worker<'a, S> {
         }
         user.state = State::Gone;
         user.conn = None;
-        user.draft = Default::default();
+        user.draft = Draft::default();
         user.life += 1;
         user.wire += 1;
         let number = user.number;

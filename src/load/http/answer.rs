@@ -145,7 +145,7 @@ impl Answers {
                     if rest.len() > HEAD {
                         return Err(Broken("the head is longer than 64 kB"));
                     }
-                    self.check_start(rest)?;
+                    Self::check_start(rest)?;
                     self.partial.extend_from_slice(rest);
                     return Ok(Fed::More);
                 };
@@ -207,7 +207,7 @@ impl Answers {
     }
 
     /// Fails early on what cannot become an answer, so that a server which speaks something else is named at once.
-    fn check_start(&self, start: &[u8]) -> Result<(), Broken> {
+    fn check_start(start: &[u8]) -> Result<(), Broken> {
         let n = start.len().min(5);
         if start[..n] == b"HTTP/"[..n] { Ok(()) } else { Err(Broken("not an HTTP answer")) }
     }

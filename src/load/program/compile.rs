@@ -184,16 +184,17 @@ impl<'a> Compiler<'a> {
         }
         let name = match &r.name {
             None => Naming::Fixed(self.names.id(&r.method, &path.shape())),
-            Some(t) => match t.constant() {
-                Some(text) => Naming::Fixed(self.names.id(&r.method, text)),
-                None => {
+            Some(t) => {
+                if let Some(text) = t.constant() {
+                    Naming::Fixed(self.names.id(&r.method, text))
+                } else {
                     let mut pieces = Pieces::default();
                     self.template(scope, t, Escape::None, &mut pieces)?;
                     Naming::Filled(pieces)
                 }
-            },
+            }
         };
-        let checks = self.checks(scope, r);
+        let checks = Self::checks(scope, r);
         let sees_body = !(checks.json.is_empty()
             && checks.text.is_empty()
             && checks.not_text.is_empty()
@@ -332,7 +333,7 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    fn checks(&self, scope: &Scope<'_>, r: &RequestStep) -> Checks {
+    fn checks(scope: &Scope<'_>, r: &RequestStep) -> Checks {
         let e = &r.expect;
         let slot = |v: &String| scope.variables.iter().position(|n| n == v).unwrap_or(0) as u16;
         let captures = r.captures.iter();
@@ -354,7 +355,7 @@ impl<'a> Compiler<'a> {
             match part {
                 // What the user wrote is taken at its word, but for what would break the format around it.
                 Part::Text(text) if matches!(how, Escape::Json | Escape::Form) => {
-                    out.bytes(&escaped(text.as_bytes(), how))
+                    out.bytes(&escaped(text.as_bytes(), how));
                 }
                 Part::Text(text) => out.bytes(text.as_bytes()),
                 Part::Call(call) => match self.blank(scope, t, call)? {

@@ -117,11 +117,11 @@ fn fill(blank: &Blank, out: &mut Vec<u8>, program: &Program, user: &mut Player, 
         Blank::RandText(n) => {
             const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz012345";
             for _ in 0..n {
-                out.push(LETTERS[(user.chance.next() >> 59) as usize]);
+                out.push(LETTERS[(user.chance.bits() >> 59) as usize]);
             }
         }
         Blank::Uuid => {
-            let (a, b) = (user.chance.next(), user.chance.next());
+            let (a, b) = (user.chance.bits(), user.chance.bits());
             // Version 4, variant 10 (RFC 9562, 5.4).
             let (c, d) = (a & 0xfff | 0x4000, b >> 48 & 0x3fff | 0x8000);
             drop(write!(out, "{:08x}-{:04x}-{c:04x}-{d:04x}-{:012x}", a >> 32, a >> 16 & 0xffff, b & 0xffff_ffff_ffff));

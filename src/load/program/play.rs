@@ -136,16 +136,13 @@ impl Script for Program {
             user.chance = Chance::new(self.seed, arrival | 1 << 63);
         }
         let Some(Play { weights, tasks, .. }) = self.plays.get(user.class as usize) else { return };
-        user.task = match weights.last() {
-            Some(&total) => {
-                let point = user.chance.below(total);
-                weights.partition_point(|w| *w <= point) as u16
-            }
-            None => {
-                let at = u64::from(user.tour) % tasks.len().max(1) as u64;
-                user.tour = user.tour.wrapping_add(1);
-                at as u16
-            }
+        user.task = if let Some(&total) = weights.last() {
+            let point = user.chance.below(total);
+            weights.partition_point(|w| *w <= point) as u16
+        } else {
+            let at = u64::from(user.tour) % tasks.len().max(1) as u64;
+            user.tour = user.tour.wrapping_add(1);
+            at as u16
         };
     }
 

@@ -143,6 +143,5 @@ fn is_near(a: &str, b: &str) -> bool {
     let front = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
     let back = a[front..].iter().rev().zip(b[front..].iter().rev()).take_while(|(x, y)| x == y).count();
     let (a, b) = (&a[front..a.len() - back], &b[front..b.len() - back]);
-    matches!((a.len(), b.len()), (0, 1) | (1, 0) | (1, 1))
-        || (a.len() == 2 && b.len() == 2 && a[0] == b[1] && a[1] == b[0])
+    a.len().max(b.len()) == 1 || (a.len() == 2 && b.len() == 2 && a[0] == b[1] && a[1] == b[0])
 }

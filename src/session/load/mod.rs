@@ -3,10 +3,14 @@
 //! In: a [`LoadPlan`]. Out: a [`Drive`] that runs beside whatever else the session does, and at its end a [`Driven`].
 //! Windows come over a channel ten times a second and thread; nothing of a request passes between threads.
 
+mod recorded;
+
+pub use recorded::{Beside, LoadRecording, describe};
+
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,7 +31,7 @@ use crate::load::script::{Names, Script, Stripe};
 use crate::load::tally::{Tally, Window};
 use crate::record::load::{LoadReport, Second};
 use crate::record::requests::{RequestError, RequestWindow, encode};
-use crate::record::{Event, Mark, Reading, Recorder, Store};
+use crate::record::{Event, Mark, Reading, Recorder};
 
 /// How long the threads have to get ready before the run begins.
 const LEAD_NS: u64 = 5_000_000;
@@ -144,110 +148,6 @@ pub struct Drive {
     recorder: Option<Arc<Recorder>>,
     recorded_names: usize,
     steady: Option<u64>,
-}
-
-/// A load run beside a measurement: listened to on a thread of its own, ended with the measurement.
-#[derive(Debug)]
-pub struct Beside {
-    halt: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Driven>>,
-}
-
-impl Beside {
-    /// Starts `plan`; it ends by itself, by `stop`, or by [`Beside::finish`]. When it ends by itself, so does the session.
-    ///
-    /// # Errors
-    /// As [`Drive::start`].
-    pub fn start(plan: LoadPlan, recorder: Arc<Recorder>, stop: &super::Stop) -> Result<Self> {
-        let mut drive = Drive::start(plan, Some(recorder))?;
-        let halt = Arc::new(AtomicBool::new(false));
-        let (halted, stop) = (Arc::clone(&halt), stop.clone());
-        let work = move || {
-            while !drive.listen(Duration::from_millis(50)).done {
-                if halted.load(Ordering::SeqCst) || stop.is_finishing() {
-                    drive.stop();
-                }
-            }
-            stop.finish();
-            drive.finish()
-        };
-        let thread = std::thread::Builder::new().name("perfkit-load".into()).spawn(work);
-        Ok(Self { halt, thread: thread.map_err(|e| Error::io("cannot start the thread that listens to the load", e))? })
-    }
-
-    /// Ends the run, if it has not ended, and takes what it left.
-    ///
-    /// # Errors
-    /// As [`Drive::finish`].
-    pub fn finish(self) -> Result<Driven> {
-        self.halt.store(true, Ordering::SeqCst);
-        self.thread.join().map_err(|_| Error::new(Kind::Bug, "the thread that listens to the load panicked"))?
-    }
-}
-
-/// The recording of a load run alone.
-#[derive(Debug)]
-pub struct LoadRecording {
-    store: Store,
-    recorder: Arc<Recorder>,
-    flushed: Mono,
-}
-
-impl LoadRecording {
-    /// Creates it at `path`.
-    ///
-    /// # Errors
-    /// As [`Store::create`].
-    pub fn create(path: &std::path::Path, replace: bool, words: &str) -> Result<Self> {
-        let store = Store::create(path, replace)?;
-        store.set_meta("command", "load")?;
-        store.set_meta("load", words)?;
-        store.set_meta("perfkit", env!("CARGO_PKG_VERSION"))?;
-        store.anchor(SystemClock.anchor())?;
-        Ok(Self { store, recorder: Arc::new(Recorder::new()), flushed: SystemClock.now() })
-    }
-
-    /// Where the run puts what it has.
-    pub fn recorder(&self) -> Arc<Recorder> {
-        Arc::clone(&self.recorder)
-    }
-
-    /// Writes what is new, once a second.
-    ///
-    /// # Errors
-    /// `Io` when the file cannot be written.
-    pub fn flush(&mut self) -> Result<()> {
-        let now = SystemClock.now();
-        if now.since(self.flushed) < 1_000_000_000 {
-            return Ok(());
-        }
-        self.flushed = now;
-        self.store.flush(&self.recorder)
-    }
-
-    /// Writes the rest.
-    ///
-    /// # Errors
-    /// `Io` when the file cannot be written.
-    pub fn close(mut self, driven: &Driven) -> Result<()> {
-        describe(&self.store, driven)?;
-        self.store.set_meta("started_ns", &driven.start.0.to_string())?;
-        let ended = driven.start.plus((driven.report.totals.duration_s * 1e9) as u64);
-        self.store.set_meta("ended_ns", &ended.0.to_string())?;
-        self.store.anchor(SystemClock.anchor())?;
-        self.store.flush(&self.recorder)?;
-        self.store.close()
-    }
-}
-
-/// Keeps the report of a load run in a recording.
-///
-/// # Errors
-/// `Io` when it cannot be written.
-pub fn describe(store: &Store, driven: &Driven) -> Result<()> {
-    let text = serde_json::to_string(&driven.report)
-        .map_err(|e| Error::new(Kind::Bug, "the report cannot be written as JSON").caused_by(e))?;
-    store.set_meta("load_report", &text)
 }
 
 /// What a run left.
@@ -518,10 +418,8 @@ fn times() -> Histogram<u64> {
 fn servers(program: &Program, plan: &LoadPlan) -> Result<Vec<Server>> {
     let choice = &plan.scenario.tls;
     let hosts = program.hosts();
-    let config = match hosts.iter().any(|h| h.tls) {
-        true => Some(tls_config(choice.ca.as_deref(), choice.insecure)?),
-        false => None,
-    };
+    let any = hosts.iter().any(|h| h.tls);
+    let config = any.then(|| tls_config(choice.ca.as_deref(), choice.insecure)).transpose()?;
     hosts
         .iter()
         .map(|url| {
@@ -562,15 +460,16 @@ fn resolve(url: &Url) -> Result<Vec<SocketAddr>> {
 fn raise_fd_limit(connections: u64, open: bool) -> Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
-    if soft < hard {
-        // Where it cannot be lifted, the check below says what it means.
-        let _: nix::Result<()> = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    let needed = if open { 0 } else { connections.saturating_add(SPARE_FDS) };
+    // Past the hard limit only with CAP_SYS_RESOURCE; what it came to is asked below.
+    for wanted in [hard, needed].into_iter().filter(|w| *w > soft) {
+        let _: nix::Result<()> = setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(hard));
     }
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(soft, |(soft, _)| soft);
     // The open model opens as many as it needs, which may be far fewer than its cap.
-    if !open && connections.saturating_add(SPARE_FDS) > limit {
+    if needed > limit {
         return Err(Error::usage(format!("{connections} users need as many open files, and only {limit} are allowed"))
-            .advise(format!("run `ulimit -n {}` first, or use fewer users", connections + SPARE_FDS)));
+            .advise(format!("run `ulimit -n {needed}` first, or use fewer users")));
     }
     Ok(())
 }
