@@ -10,6 +10,8 @@ mod model;
 mod read;
 mod recorder;
 mod store;
+#[cfg(test)]
+mod views;
 
 pub use model::{
     Event, Frame, FrameId, FrameKind, Inline, Loss, Mark, Process, ProcessId, Reading, Sample, SampleFlags, Stack,
