@@ -12,6 +12,8 @@ mod read;
 mod recorder;
 pub mod requests;
 mod store;
+#[cfg(test)]
+mod views;
 
 pub use model::{
     Event, Frame, FrameId, FrameKind, Inline, Loss, Mark, Process, ProcessId, Reading, Sample, SampleFlags, Stack,
