@@ -212,7 +212,7 @@ impl Place {
 
     fn at(path: &Path, found: io::Result<fs::Metadata>) -> Result<Self> {
         let show = path.display();
-        let cannot = |e| Error::io(format!("cannot write {show}"), e);
+        let cannot = |e| Error::io(format!("cannot write {show}"), without_path(e));
         let exists = match found {
             Ok(meta) => Some(meta),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -245,7 +245,7 @@ impl Place {
             Way::Stream(file) => file.write_all(bytes).map(|()| None),
             Way::Replace { file, mode } => replace(file, *mode, bytes).map(|()| Some(bytes.len() as u64)),
         };
-        result.map_err(|e| Error::io(format!("cannot write {}", self.path.display()), e))
+        result.map_err(|e| Error::io(format!("cannot write {}", self.path.display()), without_path(e)))
     }
 }
 
@@ -270,6 +270,14 @@ fn rendered(profile: &Profile<'_>, options: &Options, format: Format) -> Result<
     let mut bytes = Vec::new();
     render(profile, options, format, &mut bytes)?;
     Ok(bytes)
+}
+
+/// The system's error alone: the name of a temporary file, which tempfile adds, means nothing to anybody.
+fn without_path(e: io::Error) -> io::Error {
+    match e.to_string().split_once(" at path \"") {
+        Some((system, _)) => io::Error::new(e.kind(), system),
+        None => e,
+    }
 }
 
 /// A new file in the directory of `file`. Its mode goes through the umask, as for any new file.
@@ -321,6 +329,8 @@ mod tests {
         assert!(open(&args(&[], None)).unwrap().has_table());
         assert_eq!(open(&args(&[], Some(Format::Folded))).unwrap().stdout, Some(Format::Folded));
         assert_eq!(open(&args(&[dash], Some(Format::Json))).unwrap().stdout, Some(Format::Json));
+        let nowhere = open(&args(&[Path::new("/nowhere/x.svg")], None)).unwrap_err();
+        assert!(!format!("{nowhere:#}").contains(".tmp"), "{nowhere:#}");
         for bad in [
             args(&[dash, dash], None),
             OutputArgs { json: true, ..args(&[dash], None) },
