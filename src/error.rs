@@ -58,7 +58,12 @@ impl Error {
         let kind = match source.raw_os_error() {
             Some(libc::ENOENT | libc::ESRCH) => Kind::Gone,
             Some(libc::EPERM | libc::EACCES) => Kind::Denied,
-            _ => Kind::Io,
+            // Temporary files give their errors without the number.
+            _ => match source.kind() {
+                std::io::ErrorKind::NotFound => Kind::Gone,
+                std::io::ErrorKind::PermissionDenied => Kind::Denied,
+                _ => Kind::Io,
+            },
         };
         Self::new(kind, what).caused_by(source)
     }

@@ -1,8 +1,11 @@
 //! `perfkit cpu`: a plan, a session, and the pictures of what it recorded.
 
+use std::io::Write as _;
+
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::exit::Exit;
+use super::load::BesideArgs;
 use super::outputs::{Outputs, Written};
 use super::screen::Screen;
 use super::shared::{OutputArgs, ProgramArgs, TalkArgs, TargetArgs, TimeArgs, quoted};
@@ -11,7 +14,7 @@ use super::view::{ModeArg, ViewArgs};
 use crate::analysis::{Layers, Profile, Selection, Slice};
 use crate::error::Result;
 use crate::record::Store;
-use crate::render::{Options, Subject, closing_lines};
+use crate::render::{Options, Subject, closing_lines, load_text};
 use crate::session::plan::{EventChoice, Frames, Mode, Plan, SamplerChoice, Targets};
 use crate::session::{self, Outcome, Progress, Remark};
 use crate::target::Launched;
@@ -71,6 +74,9 @@ pub struct CpuArgs {
 
     #[command(flatten)]
     time: TimeArgs,
+
+    #[command(flatten)]
+    beside: BesideArgs,
 
     /// Which time counts
     #[arg(long, value_enum, default_value_t = ModeArg::Cpu, help_heading = SAMPLE)]
@@ -246,6 +252,7 @@ pub fn run(args: &CpuArgs) -> Result<Exit> {
     let plan = args.plan(targets, subprocesses, &outputs)?;
     let view =
         View { selection: args.selection(), options: Options { subject: args.subject(), ..args.view.options() } };
+    let load = args.beside.plan()?;
     let signals = Signals::listen()?;
     let screen = screen.for_plan(&plan);
     let progress = Progress::new(screen.clone());
@@ -254,7 +261,7 @@ pub fn run(args: &CpuArgs) -> Result<Exit> {
             let _: bool = screen.wrote(&written);
         })
     };
-    let outcome = session::run(&plan, signals.stop(), &progress, &mut snapshot);
+    let outcome = session::run_under_load(&plan, load, signals.stop(), &progress, &mut snapshot);
     progress.done();
     finish(outcome?, &view, &mut outputs, &screen, &signals)
 }
@@ -280,7 +287,7 @@ impl View {
 
 /// Writes the results, then sees to the program that was started.
 fn finish(outcome: Outcome, view: &View, outputs: &mut Outputs, screen: &Screen, signals: &Signals) -> Result<Exit> {
-    let Outcome { store, partial, child_exit, child } = outcome;
+    let Outcome { store, partial, child_exit, load, child } = outcome;
     let recording = store.recording()?;
     if store.path().is_none() {
         outputs.forget_recording();
@@ -292,6 +299,12 @@ fn finish(outcome: Outcome, view: &View, outputs: &mut Outputs, screen: &Screen,
     written.failures.extend(closed.err());
     if !outputs.has_table() && !screen.is_quiet() {
         drop(closing_lines(&profile, &view.options.subject, &mut std::io::stderr().lock()));
+    }
+    if let Some(driven) = &load
+        && !screen.is_quiet()
+    {
+        drop(writeln!(std::io::stderr(), "\nthe load beside it"));
+        drop(load_text(&driven.report, false, &mut std::io::stderr().lock()));
     }
     let mut failed = !screen.wrote(&written);
     if let Some(why) = partial {

@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod elf;
+pub mod epoll;
 pub mod freeze;
 pub mod launch;
 pub mod limits;

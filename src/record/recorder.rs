@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustc_hash::FxHashMap;
 
 use super::model::{Event, Frame, FrameId, FrameKind, Process, ProcessId, Stack, StackId, Thread, ThreadId};
+use super::requests::{RequestError, RequestWindow};
 
 /// Events held before the writer takes them; past that new ones are dropped and counted.
 const QUEUE_LIMIT: usize = 1_000_000;
@@ -33,6 +34,9 @@ pub(super) struct Batch {
     pub(super) stacks: Vec<(StackId, Stack)>,
     pub(super) events: Vec<Event>,
     pub(super) dropped: u64,
+    pub(super) endpoints: Vec<(u32, String, String)>,
+    pub(super) windows: Vec<RequestWindow>,
+    pub(super) errors: Vec<RequestError>,
 }
 
 #[derive(Default)]
@@ -152,6 +156,22 @@ impl Recorder {
     pub fn put(&self, event: Event) {
         let mut t = self.lock();
         if t.batch.events.len() < QUEUE_LIMIT { t.batch.events.push(event) } else { t.batch.dropped += 1 }
+    }
+
+    /// Names an endpoint of a load run; `id` is the caller's own count from 0.
+    pub fn endpoint(&self, id: u32, method: &str, name: &str) {
+        self.lock().batch.endpoints.push((id, method.to_owned(), name.to_owned()));
+    }
+
+    /// Takes a window of a load run. Unlike events these are never dropped: they come ten times a second, however many
+    /// requests there are.
+    pub fn window(&self, window: RequestWindow) {
+        self.lock().batch.windows.push(window);
+    }
+
+    /// Takes what failed in a load run.
+    pub fn request_error(&self, error: RequestError) {
+        self.lock().batch.errors.push(error);
     }
 
     pub(super) fn take(&self) -> Batch {

@@ -20,6 +20,12 @@ CREATE TABLE sample  (at_ns INTEGER NOT NULL, thread INTEGER NOT NULL REFERENCES
 CREATE TABLE reading (at_ns INTEGER NOT NULL, metric TEXT NOT NULL, scope TEXT NOT NULL, value REAL NOT NULL);
 CREATE TABLE mark    (at_ns INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
 CREATE TABLE loss    (from_ns INTEGER NOT NULL, to_ns INTEGER NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL, why TEXT NOT NULL);
+-- A load run: endpoints, what ended in each window (latency: see record/requests.rs), and what failed.
+CREATE TABLE endpoint (id INTEGER PRIMARY KEY, method TEXT NOT NULL, name TEXT NOT NULL);
+CREATE TABLE request_window (at_ns INTEGER NOT NULL, endpoint INTEGER NOT NULL REFERENCES endpoint, requests INTEGER NOT NULL,
+                      failures INTEGER NOT NULL, bytes INTEGER NOT NULL, latency BLOB NOT NULL);
+CREATE TABLE request_error (endpoint INTEGER NOT NULL REFERENCES endpoint, kind TEXT NOT NULL, message TEXT NOT NULL,
+                      count INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL);
 -- The functions that a frame stands for, one inlined into the other: depth 0 is the frame itself, the largest depth the innermost.
 CREATE VIEW place AS
   SELECT id AS frame, 0 AS depth, kind, coalesce(function, CASE kind

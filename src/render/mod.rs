@@ -8,6 +8,7 @@ mod dump;
 mod facts;
 mod folded;
 mod json;
+mod load;
 mod pprof;
 mod pstats;
 mod speedscope;
@@ -18,6 +19,7 @@ use std::io::Write;
 use std::path::Path;
 
 pub use dump::{DumpOptions, NativeFrames, dump_json, dump_text};
+pub use load::{EXCEPTIONS_CSV, failures_csv, history_csv, load_json, load_text, stats_csv};
 pub use text::closing_lines;
 
 use crate::analysis::Profile;

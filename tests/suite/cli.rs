@@ -112,6 +112,7 @@ fn help_texts_are_the_committed_ones() {
         ("cpu-short", &["cpu", "-h"]),
         ("cpu", &["cpu", "--help"]),
         ("dump", &["dump", "--help"]),
+        ("load", &["load", "--help"]),
         ("report", &["report", "--help"]),
         ("demo", &["demo", "--help"]),
     ] {
@@ -369,6 +370,8 @@ fn files_that_are_no_recordings_are_bad_input() {
     refused(&["report", good, "--from", "soon"], 2, &["--from"]);
     refused(&["report", good, "-o", &at("again.perfkit")], 2, &["copy"]);
     refused(&["report", good, "-o", good, "-f", "svg"], 2, &["named like a recording"]);
+    std::os::unix::fs::symlink(good, at("view.svg")).unwrap();
+    refused(&["report", good, "-o", &at("view.svg")], 2, &["view of a recording"]);
     let cut = fs::read(good).unwrap();
     fs::write(at("cut.perfkit"), &cut[..cut.len() / 2]).unwrap();
     assert_eq!(run(["report", &at("cut.perfkit")]).code, Some(2));

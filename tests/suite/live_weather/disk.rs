@@ -82,10 +82,10 @@ fn live_a_disk_that_fills_costs_what_did_not_fit_and_no_more() {
 fn live_a_limit_of_file_sizes_is_as_a_full_disk() {
     let home = tempfile::tempdir().unwrap();
     let mut target = Target::python(python("3.11"), "truth/shares.py").start();
-    let (recording, picture) = (home.path().join("run.perfkit"), home.path().join("x.folded"));
+    let (recording, picture) = (home.path().join("run.perfkit"), home.path().join("x.pb.gz"));
     let mut command = Command::new("sh");
     // In blocks of 512 or 1024 bytes, as the shell has it.
-    let line = "ulimit -f 1000 && exec \"$0\" cpu --pid \"$1\" -d 100 -r 9999 -o \"$2\" -o \"$3\"";
+    let line = "ulimit -f 1000 && exec \"$0\" cpu --pid \"$1\" -d 100 -r 999 -o \"$2\" -o \"$3\"";
     command.args(["-c", line]).arg(perfkit()).arg(target.pid().to_string()).arg(&recording).arg(&picture);
     let output = run_command(command, RUN_LIMIT).expect(4);
     expect_message(&output, &["the recording ends here"]);

@@ -20,7 +20,7 @@ use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap
 use perfkit::target::Maps;
 use serde_json::Value;
 
-use crate::rig::{interpreters, pyenv, skip};
+use crate::rig::{PATIENCE, interpreters, pyenv, skip, wait_until};
 
 /// Every interpreter that we promise to read and this machine has.
 fn supported() -> Vec<PathBuf> {
@@ -261,6 +261,10 @@ fn locals_as_the_interpreter_would_show_them() {
 }
 
 fn compare_locals(target: &Parked) {
+    // It says that it is ready from a function of its own, and then reads its standard input: read(0, …).
+    let place = format!("/proc/{}/syscall", target.pid());
+    let reads = || std::fs::read_to_string(&place).is_ok_and(|s| s.starts_with("0 0x0 "));
+    wait_until("a target that waits", PATIENCE, reads);
     let (runtime, memory) = (target.runtime(), target.memory());
     let heap = Heap::new(&memory, &runtime.layout);
     let threads = frames::walk(&memory, &runtime, 100).unwrap().threads;
