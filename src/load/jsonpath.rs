@@ -1,7 +1,7 @@
 //! JSONPath of the kind that captures need, found by scanning the bytes: no document is built.
 //!
 //! `$.key`, `$['key']`, `[0]`, `[-1]`, `[*]` and `.*` (the first that fits). Invariant: hostile bodies cost time linear in
-//! their length for each `[-n]` or `[*]` of the path, and no memory; nesting deeper than [`DEPTH`] finds nothing.
+//! their length for each `[-n]` or `[*]` of the path, and no memory; nesting deeper than `DEPTH` finds nothing.
 
 /// The deepest nesting that is followed.
 const DEPTH: usize = 128;

@@ -1,6 +1,6 @@
 //! The engine: one [`Worker`] a thread, each with its own event loop, connections, timers, chance and histograms.
 //!
-//! In: a [`Script`](super::script::Script), a [`Course`](super::course::Course), resolved addresses. Out: a
+//! In: a [`Script`](super::script::Script), a [`Course`], resolved addresses. Out: a
 //! [`Tally`](super::tally::Tally), and a [`Window`](super::tally::Window) every 100 ms. Invariants: nothing is shared between
 //! workers on the way of a request; a request that was begun is counted exactly once; latency runs from the due time.
 //! Threads are not started here: `session` does that.
