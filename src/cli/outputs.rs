@@ -82,7 +82,11 @@ impl Outputs {
             }
             let format = args.format.map_or_else(|| Format::from_path(path), Ok)?;
             keeps_its_name(path, format)?;
-            files.push((Place::for_format(path, format, args.force)?, format));
+            let place = match format {
+                Format::Perfkit => Place::for_recording(path, args.force)?,
+                _ => Place::open(path)?,
+            };
+            files.push((place, format));
         }
         if stdout == Some(Format::Perfkit) {
             return Err(Error::usage("a recording cannot be written to standard output")
@@ -193,21 +197,20 @@ impl Place {
         Self::at(path, fs::metadata(path)).map_err(input)
     }
 
-    fn for_format(path: &Path, format: Format, force: bool) -> Result<Self> {
+    /// Proves that a recording can be written at `path`: a plain file, a new one unless `force` is set.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn for_recording(path: &Path, force: bool) -> Result<Self> {
         let place = Self::open(path)?;
-        if format == Format::Perfkit {
-            let show = path.display();
-            match place.way {
-                Way::Stream(_) => {
-                    return Err(Error::usage(format!("{show} cannot hold a recording: it is no plain file")));
-                }
-                Way::Replace { .. } if path.exists() && !force => {
-                    return Err(Error::usage(format!("{show} exists already")).advise("give another name, or --force"));
-                }
-                Way::Replace { .. } => {}
+        let show = path.display();
+        match place.way {
+            Way::Stream(_) => Err(Error::usage(format!("{show} cannot hold a recording: it is no plain file"))),
+            Way::Replace { .. } if path.exists() && !force => {
+                Err(Error::usage(format!("{show} exists already")).advise("give another name, or --force"))
             }
+            Way::Replace { .. } => Ok(place),
         }
-        Ok(place)
     }
 
     fn at(path: &Path, found: io::Result<fs::Metadata>) -> Result<Self> {

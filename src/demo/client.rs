@@ -16,8 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::time::TimeValLike;
-use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,6 +25,7 @@ use tokio::task::JoinSet;
 use super::chance::Chance;
 use super::http::{ANSWER_LIMIT, HEAD_LIMIT, Head, head_end};
 use super::tally::{Log, Summary};
+use crate::clock::thread_cpu_ns;
 use crate::error::{Error, Kind, Result};
 use crate::units::Nanos;
 
@@ -276,9 +275,7 @@ impl User {
             }
             log.borrow_mut().end(operation, outcome);
             // All users share this thread, so its clock is the client's.
-            if let Ok(used) = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID) {
-                used_ns.store(u64::try_from(used.num_nanoseconds()).unwrap_or(0), Ordering::Relaxed);
-            }
+            used_ns.store(thread_cpu_ns(), Ordering::Relaxed);
             let (least, most) = load.pause;
             let spread_ns = most.saturating_sub(least).as_nanos() as u64;
             tokio::time::sleep(least + Duration::from_nanos(self.chance.below(spread_ns + 1))).await;

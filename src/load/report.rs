@@ -26,7 +26,7 @@ pub struct Facts {
     pub threads: u32,
     /// Where chance began.
     pub seed: u64,
-    /// CPU time of the generator, ns.
+    /// CPU time of the generator's threads, ns.
     pub cpu_ns: Option<u64>,
 }
 

@@ -29,6 +29,17 @@ pub fn raise_open_files() {
     }
 }
 
+/// Raises both limits to `needed` where they are lower, as far as the system lets us: past the hard limit only with
+/// CAP_SYS_RESOURCE. Returns what they came to; `None` when the system does not say.
+pub fn raise_open_files_to(needed: u64) -> Option<OpenFiles> {
+    raise_open_files();
+    let now = open_files()?;
+    if now.soft < needed {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, needed, needed.max(now.hard));
+    }
+    open_files()
+}
+
 /// The limits now.
 pub fn open_files() -> Option<OpenFiles> {
     getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, hard)| OpenFiles { soft, hard })

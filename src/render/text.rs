@@ -5,11 +5,11 @@
 
 use std::io::{self, Write};
 
-use super::facts::{self, grouped, pct};
+use super::facts::{self, pct};
 use super::{Options, Subject};
 use crate::analysis::{ClockKind, Detail, FunctionRow, Profile, States, ThreadRow};
 use crate::record::{FrameKind, State};
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, Nanos, grouped};
 
 /// Cells of the bar that shows a function's own and total time.
 const BAR: usize = 16;

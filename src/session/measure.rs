@@ -13,7 +13,7 @@ use super::ladder::{Ground, climb};
 use super::naming::{Named, NamingThread};
 use super::plan::Plan;
 use crate::clock::{Clock, Mono, SystemClock};
-use crate::collect::cpu::{Engine, Naming, Tally, Target, What};
+use crate::collect::cpu::{Engine, Kept, Naming, Shared, Tally, Target, What};
 use crate::collect::cpu_clock::CpuClock;
 use crate::collect::selfcost::SelfCost;
 use crate::error::{Error, Kind, Result};
@@ -64,9 +64,12 @@ pub(super) fn measure(
     let ground = Ground {
         plan,
         targets,
-        recorder: Arc::clone(recorder),
-        modules: Arc::clone(&modules),
-        naming,
+        shared: Shared {
+            recorder: Arc::clone(recorder),
+            modules: Arc::clone(&modules),
+            naming,
+            kept: Kept { python: plan.frames.python, native: plan.frames.native, kernel: plan.frames.kernel },
+        },
         now: SystemClock.now(),
     };
     let rung = climb(&ground)?;

@@ -45,6 +45,7 @@ pub(in crate::collect) use python::merge_rule;
 pub use memory::MemorySampler;
 pub use naming::{Ask, Naming, Unnamed, What};
 pub use perf::PerfSampler;
+pub use process::Shared;
 pub use sampler::{Kept, Sampler, Tally, Target, Wanted};
 
 /// A rung of the ladder: an engine that samples stacks.

@@ -29,12 +29,17 @@ static SPACES: AtomicU32 = AtomicU32::new(1);
 /// Mappings are read again for an address in none of them at most this often.
 const UNKNOWN_RETRY_NS: u64 = 100_000_000;
 
-/// What the parts of a process share with all others.
-pub(super) struct Shared {
-    pub(super) recorder: Arc<Recorder>,
-    pub(super) modules: Arc<Modules>,
-    pub(super) naming: Naming,
-    pub(super) kept: Kept,
+/// What all parts of a sampler share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Where samples go.
+    pub recorder: Arc<Recorder>,
+    /// The modules met so far.
+    pub modules: Arc<Modules>,
+    /// Where addresses get their names.
+    pub naming: Naming,
+    /// The frames that are wanted.
+    pub kept: Kept,
 }
 
 /// A mapping with what is behind it.

@@ -1,14 +1,12 @@
 //! The first rung at work: records of the rings become samples of the recording.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
 use super::Engine;
 use super::assemble::{Assembled, Assembler, Parts};
-use super::naming::Naming;
 use super::process::{Process, Shared};
 use super::pulse::Pulse;
 use super::reason::Wait;
@@ -21,8 +19,7 @@ use crate::collect::Running;
 use crate::error::Result;
 use crate::os::bpf::{self, Counters, Programs, SampleKind, SwitchIn, ThreadTimes, flag};
 use crate::os::perf::{Record, StackSample};
-use crate::record::{Event, Loss, Mark, ProcessId, Reading, Recorder, Sample, State, Thread};
-use crate::symbol::Modules;
+use crate::record::{Event, Loss, Mark, ProcessId, Reading, Sample, State, Thread};
 
 /// For so long after an exec the rings are visited often, so that a Python that starts is met early.
 const YOUNG_NS: u64 = 1_000_000_000;
@@ -61,8 +58,6 @@ pub struct Wanted {
     pub follow: bool,
     /// Sample in windows of so many ns, to measure what it costs.
     pub pulse_ns: Option<u64>,
-    /// Which frames are recorded.
-    pub kept: Kept,
 }
 
 /// Which frames are recorded. What is not is neither unwound nor named.
@@ -136,16 +131,9 @@ impl Sampler {
     ///
     /// # Errors
     /// `Denied` or `Unsupported` when this rung cannot be used here; nothing was changed then.
-    pub fn open(
-        targets: &[Target],
-        wanted: Wanted,
-        recorder: Arc<Recorder>,
-        modules: Arc<Modules>,
-        naming: Naming,
-        now: Mono,
-    ) -> Result<Self> {
+    pub fn open(targets: &[Target], wanted: Wanted, shared: Shared, now: Mono) -> Result<Self> {
         // Up to 3.10 every Python call is a C call too; a copy that is not used costs only room in the ring.
-        let stack_bytes = match (wanted.kept.native, wanted.rate_hz > 2000.0) {
+        let stack_bytes = match (shared.kept.native, wanted.rate_hz > 2000.0) {
             // Nothing is unwound.
             (false, _) => 1 << 10,
             (true, true) => 16 << 10,
@@ -162,7 +150,7 @@ impl Sampler {
         };
         let mut ticker = Ticker::open(settings, now)?;
         let mut table = Table {
-            shared: Shared { recorder, modules, naming, kept: wanted.kept },
+            shared,
             processes: FxHashMap::default(),
             follow: wanted.follow,
             young_until: now,

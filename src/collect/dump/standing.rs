@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::{Again, Dumper, Seen, task};
+use super::dumper::{Again, Dumper, Seen};
+use super::task;
 use crate::error::Result;
 use crate::native::asleep::Task;
 use crate::os::freeze::Freeze;

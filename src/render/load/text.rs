@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use crate::error::{Error, Result};
 use crate::record::load::{Grade, Graded, LoadReport, Spread};
+use crate::units::grouped;
 
 /// Errors shown in the table; JSON and CSV have all.
 const ERRORS: usize = 20;
@@ -164,18 +165,6 @@ fn ms(v: Option<f64>) -> String {
 
 fn short(v: f64) -> String {
     if v < 100.0 { format!("{v:.1}") } else { grouped(v.round() as u64) }
-}
-
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// At most `width` characters, without what would steer a terminal.

@@ -10,7 +10,7 @@ pub use recorded::{Beside, LoadRecording, describe};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use rustls::pki_types::ServerName;
 
-use crate::clock::{Clock, Mono, SystemClock};
-use crate::collect::selfcost::SelfCost;
+use crate::clock::{Clock, Mono, SystemClock, thread_cpu_ns};
+use crate::collect::selfcost::leave_out;
 use crate::error::{Error, Kind, Result};
 use crate::load::course::{Course, ENDLESS, Level};
 use crate::load::engine::{Board, Order, Server, Worker, tls_config};
@@ -29,6 +29,7 @@ use crate::load::report::{Facts, report};
 use crate::load::scenario::{Scenario, Stage, Target};
 use crate::load::script::{Names, Script, Stripe};
 use crate::load::tally::{Tally, Window};
+use crate::os::limits::raise_open_files_to;
 use crate::record::load::{LoadReport, Second};
 use crate::record::requests::{RequestError, RequestWindow, encode};
 use crate::record::{Event, Mark, Reading, Recorder};
@@ -138,7 +139,8 @@ pub struct Drive {
     open: bool,
     start: u64,
     end: u64,
-    cost: SelfCost,
+    /// CPU time of each thread, ns, up to its last window.
+    used_ns: Vec<Arc<AtomicU64>>,
     live: Live,
     users: Vec<u32>,
     current: Second,
@@ -187,7 +189,7 @@ impl Drive {
         let start = anchor.mono.0 + LEAD_NS;
         let board = Arc::new(Board::default());
         let (told, windows) = channel();
-        let mut handles = Vec::new();
+        let (mut handles, mut used_ns) = (Vec::new(), Vec::new());
         for index in 0..threads {
             let order = Order {
                 stripe: Stripe { index, total: threads },
@@ -202,9 +204,17 @@ impl Drive {
             };
             let (program, names, board_of, told) =
                 (Arc::clone(&program), Arc::clone(&names), Arc::clone(&board), told.clone());
+            let used = Arc::new(AtomicU64::new(0));
+            leave_out(Arc::clone(&used));
+            used_ns.push(Arc::clone(&used));
             let work = move || {
-                // Whoever listened may have gone; the tally has everything all the same.
-                Worker::new(&*program, &order, &names)?.run(&board_of, |window| drop(told.send(window)))
+                let tally = Worker::new(&*program, &order, &names)?.run(&board_of, |window| {
+                    used.store(thread_cpu_ns(), Ordering::Relaxed);
+                    // Whoever listened may have gone; the tally has everything all the same.
+                    drop(told.send(window));
+                });
+                used.store(thread_cpu_ns(), Ordering::Relaxed);
+                tally
             };
             let handle = std::thread::Builder::new().name(format!("perfkit-load-{index}")).spawn(work);
             match handle {
@@ -231,7 +241,7 @@ impl Drive {
             open,
             start,
             end: start.saturating_add(end),
-            cost: SelfCost::now(),
+            used_ns,
             live: Live::default(),
             users: vec![0; threads as usize],
             current: Second::default(),
@@ -376,7 +386,6 @@ impl Drive {
                 recorder.request_error(RequestError { endpoint: id.0, kind, message, count: seen.count, first, last });
             }
         }
-        let cost = SelfCost::now();
         let facts = Facts {
             names: self.names.list(),
             crowded: self.names.is_crowded(),
@@ -385,7 +394,7 @@ impl Drive {
             open: self.open,
             threads,
             seed: self.plan.scenario.seed,
-            cpu_ns: cost.cpu_ns.zip(self.cost.cpu_ns).map(|(b, a)| b.saturating_sub(a)),
+            cpu_ns: Some(self.used_ns.iter().map(|ns| ns.load(Ordering::Relaxed)).sum::<u64>()).filter(|ns| *ns > 0),
         };
         let report = report(&tally, &facts, &self.plan.targets);
         let anchor = SystemClock.anchor();
@@ -456,20 +465,16 @@ fn resolve(url: &Url) -> Result<Vec<SocketAddr>> {
     Ok(if open.is_empty() { all } else { open })
 }
 
-/// Lifts the limit of open files to what the system allows.
+/// Makes room for so many connections.
 fn raise_fd_limit(connections: u64, open: bool) -> Result<()> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
-    let needed = if open { 0 } else { connections.saturating_add(SPARE_FDS) };
-    // Past the hard limit only with CAP_SYS_RESOURCE; what it came to is asked below.
-    for wanted in [hard, needed].into_iter().filter(|w| *w > soft) {
-        let _: nix::Result<()> = setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(hard));
-    }
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(soft, |(soft, _)| soft);
     // The open model opens as many as it needs, which may be far fewer than its cap.
-    if needed > limit {
-        return Err(Error::usage(format!("{connections} users need as many open files, and only {limit} are allowed"))
-            .advise(format!("run `ulimit -n {needed}` first, or use fewer users")));
+    let needed = if open { 0 } else { connections.saturating_add(SPARE_FDS) };
+    match raise_open_files_to(needed) {
+        Some(limits) if needed > limits.soft => Err(Error::usage(format!(
+            "{connections} users need as many open files, and only {} are allowed",
+            limits.soft
+        ))
+        .advise(format!("run `ulimit -n {needed}` first, or use fewer users"))),
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -59,22 +59,17 @@ pub struct LoadRecording {
 }
 
 impl LoadRecording {
-    /// Creates it at `path`.
+    /// Creates it at `path`, for what a run puts into `recorder`.
     ///
     /// # Errors
     /// As [`Store::create`].
-    pub fn create(path: &std::path::Path, replace: bool, words: &str) -> Result<Self> {
+    pub fn create(path: &std::path::Path, replace: bool, words: &str, recorder: Arc<Recorder>) -> Result<Self> {
         let store = Store::create(path, replace)?;
         store.set_meta("command", "load")?;
         store.set_meta("load", words)?;
         store.set_meta("perfkit", env!("CARGO_PKG_VERSION"))?;
         store.anchor(SystemClock.anchor())?;
-        Ok(Self { store, recorder: Arc::new(Recorder::new()), flushed: SystemClock.now() })
-    }
-
-    /// Where the run puts what it has.
-    pub fn recorder(&self) -> Arc<Recorder> {
-        Arc::clone(&self.recorder)
+        Ok(Self { store, recorder, flushed: SystemClock.now() })
     }
 
     /// Writes what is new, once a second.
