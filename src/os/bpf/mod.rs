@@ -50,7 +50,7 @@ impl Config {
         Self {
             own_pid_ns: if own == INITIAL { 0 } else { own as u32 },
             clock_tick_ns: (1_000_000_000 / ticks) as u32,
-            switch_budget: 8,
+            switch_budget: 5,
             ..Self::default()
         }
     }
