@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use rustc_hash::FxHashMap;
 
 use super::script::NameId;
+use super::slowest::Slowest;
 
 /// Distinct errors that are kept apart, a thread.
 pub const MESSAGES: usize = 500;
@@ -202,6 +203,8 @@ pub struct Tally {
     pub connections: u64,
     /// Answers after which the server sent bytes that nobody asked for.
     pub stray: u64,
+    /// The slowest requests, where they are wanted.
+    pub slowest: Slowest,
 }
 
 impl Tally {
@@ -226,6 +229,7 @@ impl Tally {
         if o.status > 0 {
             *stats.statuses.entry(o.status).or_default() += 1;
         }
+        self.slowest.offer(o, failure.as_ref());
         if let Some(failure) = failure {
             stats.failures += 1;
             self.fail(o.name, failure, o.end);
@@ -263,6 +267,7 @@ impl Tally {
         self.peak_users += other.peak_users;
         self.connections += other.connections;
         self.stray += other.stray;
+        self.slowest.add(&other.slowest);
     }
 
     /// All names together.

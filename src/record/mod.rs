@@ -7,10 +7,12 @@
 
 pub mod dump;
 pub mod load;
+pub mod load_part;
 mod model;
 mod read;
 mod recorder;
 pub mod requests;
+pub mod slices;
 mod store;
 #[cfg(test)]
 mod views;

@@ -19,7 +19,10 @@ use std::io::Write;
 use std::path::Path;
 
 pub use dump::{DumpOptions, NativeFrames, dump_json, dump_text};
-pub use load::{EXCEPTIONS_CSV, failures_csv, history_csv, load_json, load_text, stats_csv};
+pub use load::{
+    EXCEPTIONS_CSV, failures_csv, github_annotations, github_summary, history_csv, junit, load_json, load_text,
+    slowest_csv, slowest_text, stats_csv,
+};
 pub use text::closing_lines;
 
 use crate::analysis::Profile;

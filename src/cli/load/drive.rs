@@ -10,7 +10,7 @@ use crate::cli::shared::{TIME, told};
 use crate::error::{Error, Result};
 use crate::load::program::Choice;
 use crate::load::scenario::{READY, Scenario, Target, default_targets, from_text, ready};
-use crate::session::load::LoadPlan;
+use crate::session::load::{Judging, LoadPlan};
 use crate::units::Nanos;
 
 const LOAD: &str = "Load";
@@ -235,6 +235,7 @@ impl DriveArgs {
             threads: self.processes,
             stop_timeout_ns: self.stop_timeout.map(|t| t.0),
             targets,
+            judging: Judging::default(),
         };
         if plan.run_time_ns == Some(0) {
             return Err(Error::usage("a run time of 0 s sends nothing")

@@ -13,6 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::load::course::{Arrivals, Changes, Course, Mix};
 use crate::load::script::{Action, Context, Draft, NameId, Names, Phase, Script, Wait};
+use crate::load::slowest::Slowest;
 use crate::load::tally::{Tally, Window, WindowRow};
 use crate::load::wheel::{Timer, Wheel};
 use crate::os::epoll::Epoll;
@@ -95,7 +96,7 @@ impl<'a, S: Script> Worker<'a, S> {
             tasks: 0,
             by_number: FxHashMap::default(),
             wheel: Wheel::new(order.start),
-            tally: Tally::default(),
+            tally: Tally { slowest: Slowest::new(order.slowest), ..Tally::default() },
             rows: Vec::new(),
             lag_max: 0,
             buffer: vec![0; BUFFER].into(),

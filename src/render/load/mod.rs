@@ -1,11 +1,18 @@
 //! A load run as the closing table, as JSON, and as the CSV files that Locust writes.
 
 mod csv;
+mod github;
+mod junit;
+mod slowest;
 mod text;
+mod verdict;
 
 use std::io::Write;
 
 pub use csv::{failures_csv, history_csv, stats_csv};
+pub use github::{github_annotations, github_summary};
+pub use junit::junit;
+pub use slowest::{slowest_csv, slowest_text};
 pub use text::load_text;
 
 use crate::error::{Error, Kind, Result};
