@@ -194,7 +194,7 @@ mod tests {
         assert!(text.contains("tests=\"5\" failures=\"3\" errors=\"0\""), "{text}");
         assert!(text.contains("name=\"GET /&lt;b&gt;\""), "{text}");
         assert!(text.contains("\u{fffd} 500 &amp; more"), "{text}");
-        assert!(text.contains("timestamp=\"2026-11-24T04:00:00\""), "{text}");
+        assert!(text.contains("timestamp=\"2026-11-24T06:00:00\""), "{text}");
         assert_eq!(timestamp(951_782_400), "2000-02-29T00:00:00");
         assert_eq!(timestamp(0), "1970-01-01T00:00:00");
     }
