@@ -25,6 +25,7 @@ pub struct Epoll {
     fd: OwnedFd,
     events: Vec<libc::epoll_event>,
     ready: usize,
+    taken: usize,
     has_pwait2: bool,
 }
 
@@ -39,7 +40,7 @@ impl Epoll {
         // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let events = vec![libc::epoll_event { events: 0, u64: 0 }; room.max(1)];
-        Ok(Self { fd, events, ready: 0, has_pwait2: true })
+        Ok(Self { fd, events, ready: 0, taken: 0, has_pwait2: true })
     }
 
     /// Watches `fd` for both directions, edge-triggered, until it is closed.
@@ -55,7 +56,7 @@ impl Epoll {
 
     /// Waits for events, at most so long (`None`: for ever); how many there are. A signal ends the wait early with none.
     pub fn wait(&mut self, longest: Option<Duration>) -> io::Result<usize> {
-        self.ready = 0;
+        (self.ready, self.taken) = (0, 0);
         let found = if self.has_pwait2 { self.pwait2(longest) } else { self.wait_ms(longest) };
         if found < 0 {
             let error = io::Error::last_os_error();
@@ -101,9 +102,15 @@ impl Epoll {
         libc::c_long::from(found)
     }
 
-    /// Event number `at` of the last wait.
-    pub fn event(&self, at: usize) -> Option<Ready> {
-        let event = self.events[..self.ready].get(at)?;
+    /// Whether events of the last wait were not taken yet.
+    pub fn has_more(&self) -> bool {
+        self.taken < self.ready
+    }
+
+    /// Takes the next event of the last wait.
+    pub fn take(&mut self) -> Option<Ready> {
+        let event = self.events[..self.ready].get(self.taken)?;
+        self.taken += 1;
         let has = |bits: i32| event.events & bits as u32 != 0;
         let broken = has(libc::EPOLLERR | libc::EPOLLHUP);
         Some(Ready {
@@ -128,10 +135,12 @@ mod tests {
         let mut epoll = Epoll::new(8).unwrap();
         epoll.add(&a, 7).unwrap();
         assert_eq!(epoll.wait(Some(Duration::ZERO)).unwrap(), 1);
-        assert_eq!(epoll.event(0), Some(Ready { key: 7, readable: false, writable: true, ended: false }));
+        assert!(epoll.has_more());
+        assert_eq!(epoll.take(), Some(Ready { key: 7, readable: false, writable: true, ended: false }));
+        assert!(!epoll.has_more());
         assert_eq!(epoll.wait(Some(Duration::from_micros(50))).unwrap(), 0);
         b.write_all(b"x").unwrap();
         assert_eq!(epoll.wait(None).unwrap(), 1);
-        assert!(epoll.event(0).unwrap().readable && epoll.event(1).is_none());
+        assert!(epoll.take().unwrap().readable && epoll.take().is_none());
     }
 }

@@ -7,6 +7,7 @@
 
 mod conn;
 mod failure;
+mod oversleep;
 mod requests;
 mod tls;
 mod user;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use super::oversleep::Oversleep;
 use super::user::{State, User};
 use super::{Board, Order};
 use crate::clock::{Clock, SystemClock};
@@ -16,12 +17,12 @@ use crate::load::tally::{Tally, Window, WindowRow};
 use crate::load::wheel::{Timer, Wheel};
 use crate::os::epoll::Epoll;
 
-/// Events taken at a time: few enough that timers are looked at in between.
+/// Events that the kernel tells at a time.
 const EVENTS: usize = 128;
+/// Events after which the clock is looked at: what is due must not wait for a whole batch (some µs each).
+const EVENTS_BETWEEN: u32 = 8;
 /// The length of a window, ns.
 pub const WINDOW_NS: u64 = 100_000_000;
-/// How long before something is due the clock is watched instead of slept on, ns.
-const SPIN_NS: u64 = 60_000;
 /// A user whose connection failed, and who would try again at once, pauses so long, ns.
 const BREATH_NS: u64 = 10_000_000;
 /// Steps without a request after which a user is interrupted.
@@ -56,6 +57,7 @@ pub struct Worker<'a, S: Script> {
     pub(super) lag_max: u64,
     pub(super) buffer: Box<[u8]>,
     ended: bool,
+    sleep: Oversleep,
     /// Set when a seat came free, so that arrivals which wait for one are looked at.
     pub(super) turn: usize,
     next_number: u64,
@@ -98,6 +100,7 @@ impl<'a, S: Script> Worker<'a, S> {
             lag_max: 0,
             buffer: vec![0; BUFFER].into(),
             ended: false,
+            sleep: Oversleep::default(),
             turn: order.stripe.index as usize,
             next_number: order.stripe.index,
         })
@@ -179,18 +182,27 @@ impl<'a, S: Script> Worker<'a, S> {
         Ok(self.tally)
     }
 
-    /// Waits for events until `next` and deals with them.
+    /// Waits for events until `next` and deals with them, until something else is due.
     fn poll(&mut self, next: u64, at: u64) -> Result<()> {
-        let left = next.saturating_sub(at);
-        let sleep = if self.order.spin { left.saturating_sub(SPIN_NS) } else { left };
-        let found = self.epoll.wait(Some(Duration::from_nanos(sleep)));
-        let found = found.map_err(|e| Error::io("cannot wait for connections", e))?;
-        for i in 0..found {
-            let Some(ready) = self.epoll.event(i) else { break };
+        if !self.epoll.has_more() {
+            let left = next.saturating_sub(at);
+            let sleep = if self.order.spin { left.saturating_sub(self.sleep.margin()) } else { left };
+            let found = self.epoll.wait(Some(Duration::from_nanos(sleep)));
+            let found = found.map_err(|e| Error::io("cannot wait for connections", e))?;
+            if found == 0 && sleep > 0 && self.order.spin {
+                self.sleep.ended(now().saturating_sub(at + sleep));
+            }
+        }
+        let mut taken = 0;
+        while let Some(ready) = self.epoll.take() {
             let (seat, wire) = (ready.key as u32, (ready.key >> 32) as u32);
             let is_current = self.users.get(seat as usize).is_some_and(|u| u.wire == wire && u.conn.is_some());
             if is_current {
                 self.ready(seat, ready);
+            }
+            taken += 1;
+            if taken % EVENTS_BETWEEN == 0 && self.epoll.has_more() && now() >= next {
+                break;
             }
         }
         Ok(())

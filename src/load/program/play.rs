@@ -127,7 +127,9 @@ impl Script for Program {
     fn begin(&self, user: &mut Player, phase: Phase, arrival: Option<u64>) {
         user.phase = phase;
         user.step = 0;
-        user.rows.fill(u32::MAX);
+        if !user.rows.is_empty() {
+            user.rows.fill(u32::MAX);
+        }
         if phase != Phase::Task {
             return;
         }

@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use nix::unistd::{SysconfVar, sysconf};
 use rustls::pki_types::ServerName;
 
 use crate::clock::{Clock, Mono, SystemClock, thread_cpu_ns};
@@ -106,6 +107,11 @@ fn truncate(stages: &mut Vec<Stage>, limit: u64) {
         left -= s.duration_ns;
         s.duration_ns > 0
     });
+}
+
+/// Cores of the machine, whichever of them we may use: one that is not ours has room for the others.
+fn machine_cores() -> u64 {
+    sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten().and_then(|n| u64::try_from(n).ok()).unwrap_or(1)
 }
 
 /// What a run looks like while it goes on.
@@ -206,7 +212,7 @@ impl Drive {
                 start,
                 end: start.saturating_add(end),
                 patience: plan.stop_timeout_ns.unwrap_or(if open { PATIENCE.1 } else { PATIENCE.0 }),
-                spin: open && u64::from(cores) > threads,
+                spin: open && machine_cores() > threads,
                 servers: servers.clone(),
                 wall_offset_ns: anchor.wall_ns - anchor.mono.0 as i64,
             };
