@@ -7,6 +7,7 @@
 
 pub mod dump;
 pub mod load;
+pub mod load_view;
 mod model;
 mod read;
 mod recorder;

@@ -1,6 +1,7 @@
 //! `perfkit load`: a scenario, a drive, and the report with its grades.
 
 mod drive;
+mod web;
 
 pub use drive::BesideArgs;
 
@@ -13,17 +14,18 @@ use clap::{Args, ValueEnum, ValueHint};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::drive::DriveArgs;
+use self::web::{Keep, WebArgs};
 use super::exit::{Exit, is_broken_pipe};
 use super::outputs::{Place, Written};
 use super::screen::Screen;
-use super::shared::{OUTPUT, TALK, TalkArgs};
+use super::shared::{OUTPUT, TalkArgs};
 use super::signals::Signals;
 use super::view::wants_color;
 use crate::error::{Error, Result};
 use crate::load::report::is_partial;
 use crate::record::Recorder;
 use crate::record::load::{Grade, LoadReport};
-use crate::render::{EXCEPTIONS_CSV, failures_csv, history_csv, load_json, load_text, stats_csv};
+use crate::render::{exceptions_csv, failures_csv, history_csv, load_json, load_text, stats_csv};
 use crate::session::Remark;
 use crate::session::load::{Drive, Driven, Live, LoadRecording};
 
@@ -62,9 +64,8 @@ pub struct LoadArgs {
     #[command(flatten)]
     drive: DriveArgs,
 
-    /// Locust's --headless: no web UI (there is none yet)
-    #[arg(long, help_heading = TALK)]
-    headless: bool,
+    #[command(flatten)]
+    web: WebArgs,
 
     /// What makes the exit code 1: missed (a target), acceptable (that or worse), never
     #[arg(long, value_enum, value_name = "GRADE", hide_possible_values = true, help_heading = OUTPUT)]
@@ -90,6 +91,13 @@ pub struct LoadArgs {
     talk: TalkArgs,
 }
 
+impl LoadArgs {
+    /// Whether there is no web UI: by --headless, and where a program reads the result.
+    fn is_headless(&self) -> bool {
+        self.web.headless || self.json
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FailOn {
     Missed,
@@ -104,7 +112,7 @@ enum FailOn {
 pub fn run(args: &LoadArgs) -> Result<Exit> {
     let screen = Screen::new(args.talk);
     let (plan, own_targets) = args.drive.plan()?;
-    let mut files = match &args.csv {
+    let files = match &args.csv {
         None => Vec::new(),
         Some(prefix) => ["stats", "stats_history", "failures", "exceptions"]
             .iter()
@@ -119,9 +127,19 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
         Place::for_recording(path, args.force)?;
     }
     let signals = Signals::listen()?;
+    let mut written = Written::default();
+    if !args.is_headless() {
+        let keep =
+            args.output.as_ref().map(|path| Keep { path, replace: args.force, words: args.drive.words.join(" ") });
+        let seen = args.web.run(plan, keep, &signals, &screen, &mut written)?;
+        return match seen {
+            Some((driven, recording)) => finish(args, &screen, &driven, recording, files, written, fail_on),
+            // Nothing was started, and so there is nothing to tell.
+            None => Ok(Exit::Done),
+        };
+    }
     let recorder = args.output.as_ref().map(|_| Arc::new(Recorder::new()));
     let drive = Drive::start(plan, recorder.clone())?;
-    let mut written = Written::default();
     // Only now that it runs an older file of that name is replaced.
     let mut recording = None;
     if let (Some(path), Some(recorder)) = (&args.output, recorder) {
@@ -131,10 +149,23 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
         }
     }
     let driven = watch(drive, &signals, &screen, args.talk, &mut recording, &mut written)?;
+    finish(args, &screen, &driven, recording, files, written, fail_on)
+}
+
+/// Prints and writes what a run left.
+fn finish(
+    args: &LoadArgs,
+    screen: &Screen,
+    driven: &Driven,
+    recording: Option<LoadRecording>,
+    mut files: Vec<(PathBuf, Place)>,
+    mut written: Written,
+    fail_on: FailOn,
+) -> Result<Exit> {
     let report = &driven.report;
     print(report, args)?;
     if let (Some(recording), Some(path)) = (recording, &args.output) {
-        match recording.close(&driven) {
+        match recording.close(driven) {
             Ok(()) => written.files.push((path.clone(), std::fs::metadata(path).ok().map(|m| m.len()))),
             Err(e) => written.failures.push(e),
         }
@@ -143,7 +174,7 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
         0 => stats_csv(report),
         1 => history_csv(&driven.seconds, driven.start_wall_s, report),
         2 => failures_csv(report, driven.start_wall_s),
-        _ => EXCEPTIONS_CSV.to_owned(),
+        _ => exceptions_csv(&[]),
     };
     for (kind, (path, place)) in files.iter_mut().enumerate() {
         match place.put(texts(kind).as_bytes()) {

@@ -524,6 +524,7 @@ impl<'a, S: Script> Worker<'a, S> {
         let rows = rows.map(|(name, r)| WindowRow { name: name as u32, ..std::mem::take(r) }).collect();
         let users = if matches!(self.order.course, Course::Open { .. }) { self.tasks } else { self.present };
         let lag_max_ns = std::mem::take(&mut self.lag_max);
-        Window { worker: self.order.stripe.index, end, users, lag_max_ns, rows }
+        let failed = self.tally.untold();
+        Window { worker: self.order.stripe.index, end, users, lag_max_ns, rows, failed }
     }
 }

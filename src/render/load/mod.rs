@@ -1,18 +1,19 @@
 //! A load run as the closing table, as JSON, and as the CSV files that Locust writes.
 
 mod csv;
+mod page;
+mod routes;
 mod text;
 
 use std::io::Write;
 
-pub use csv::{failures_csv, history_csv, stats_csv};
+pub use csv::{exceptions_csv, failures_csv, history_csv, stats_csv};
+pub use page::{CHARTS_JS, PAGE_CSS, embedded, load_page};
+pub use routes::{exceptions_json, logs_json, page_json, requests_json, tasks_json};
 pub use text::load_text;
 
 use crate::error::{Error, Kind, Result};
 use crate::record::load::LoadReport;
-
-/// The head of Locust's `_exceptions.csv`; an engine without an interpreter has no exceptions.
-pub const EXCEPTIONS_CSV: &str = "Count,Message,Traceback,Nodes\n";
 
 /// Writes the report as one JSON document.
 ///

@@ -3,9 +3,14 @@
 //! In: a [`LoadPlan`]. Out: a [`Drive`] that runs beside whatever else the session does, and at its end a [`Driven`].
 //! Windows come over a channel ten times a second and thread; nothing of a request passes between threads.
 
+mod console;
 mod control;
+mod follow;
 mod recorded;
+mod shares;
+mod view;
 
+pub use console::{Ask, Console, Panel, Start, Turn};
 pub use recorded::{Beside, LoadRecording, describe};
 
 use std::collections::VecDeque;
@@ -159,6 +164,9 @@ pub struct Drive {
     recorder: Option<Arc<Recorder>>,
     recorded_names: usize,
     steady: Option<u64>,
+    /// When the last stretch begins, ns after the start.
+    level_from: u64,
+    follower: Option<follow::Follower>,
 }
 
 /// What a run left.
@@ -248,6 +256,8 @@ impl Drive {
             recorded_names: 0,
             steady: (steady > 0 && steady < end).then(|| start + steady),
             level,
+            level_from: steady,
+            follower: None,
             board,
             threads: handles,
             windows,
@@ -304,6 +314,9 @@ impl Drive {
             mark(self.recorder.as_deref(), self.steady.take().unwrap_or_default(), "load: steady");
         }
         self.record(&window);
+        if let Some(follower) = &mut self.follower {
+            follower.take(&window);
+        }
         for row in &window.rows {
             for us in &row.latencies_us {
                 // Grows as it must.
@@ -348,6 +361,9 @@ impl Drive {
     fn close_second(&mut self, second: u64) {
         let h = std::mem::replace(&mut self.latencies, times());
         let at = |p| (!h.is_empty()).then(|| h.value_at_percentile(p) as f64 / 1e3);
+        if let Some(follower) = &mut self.follower {
+            follower.close_second();
+        }
         let done = Second { p50_ms: at(50.0), p95_ms: at(95.0), p99_ms: at(99.0), ..self.current };
         self.seconds.push(Second { at_s: done.at_s + 1.0, ..done });
         self.current = Second { at_s: second as f64, users: done.users, ..Second::default() };
