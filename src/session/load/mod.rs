@@ -4,12 +4,13 @@
 //! Windows come over a channel ten times a second and thread; nothing of a request passes between threads.
 
 mod console;
+mod control;
 mod follow;
 mod recorded;
 mod shares;
 mod view;
 
-pub use console::{Ask, Console, Panel, Start, Turn};
+pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
 pub use recorded::{Beside, LoadRecording, describe};
 
 use std::collections::VecDeque;
@@ -142,6 +143,8 @@ pub struct Live {
 /// A run under way.
 #[derive(Debug)]
 pub struct Drive {
+    /// The closed model's users over time, as they were asked for last.
+    level: Option<Level>,
     board: Arc<Board>,
     threads: Vec<JoinHandle<Result<Tally>>>,
     windows: Receiver<Window>,
@@ -212,6 +215,7 @@ impl Drive {
                 start,
                 end: start.saturating_add(end),
                 patience: plan.stop_timeout_ns.unwrap_or(if open { PATIENCE.1 } else { PATIENCE.0 }),
+                finishes_tasks: plan.stop_timeout_ns.is_some_and(|t| t > 0),
                 spin: open && machine_cores() > threads,
                 servers: servers.clone(),
                 wall_offset_ns: anchor.wall_ns - anchor.mono.0 as i64,
@@ -242,6 +246,10 @@ impl Drive {
         let steady = match &course {
             Course::Closed(level) | Course::Open { rate: level, .. } => level.steady_from(),
         };
+        let level = match course {
+            Course::Closed(level) => Some(level),
+            Course::Open { .. } => None,
+        };
         mark(recorder.as_deref(), start, &format!("load: {}", if steady > 0 { "ramp" } else { "steady" }));
         Ok(Self {
             recorder,
@@ -249,6 +257,7 @@ impl Drive {
             steady: (steady > 0 && steady < end).then(|| start + steady),
             level_from: steady,
             follower: None,
+            level,
             board,
             threads: handles,
             windows,

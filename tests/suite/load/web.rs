@@ -248,11 +248,20 @@ fn a_load_is_started_watched_reset_and_stopped_as_with_locust() {
 }
 
 #[test]
-fn a_reset_in_the_middle_counts_anew() {
+fn users_are_changed_and_statistics_reset_in_the_middle() {
     let server = world();
     let (_dir, path) = scenario(TWO_CLASSES);
     let ui = Ui::start(&[&path, "-H", &server.url(), "-u", "3", "-r", "100", "--autostart", "--fail-on", "never"]);
     ui.until("it runs", |v| v["stats"].as_array().unwrap().last().unwrap()["num_requests"].as_u64() > Some(100));
+    // The users of a run under way are changed by the same form.
+    let reply = ui.post("/swarm", "user_count=6&spawn_rate=1000&host=");
+    assert_eq!(reply["success"], true, "{reply}");
+    ui.until("more users", |v| v["user_count"] == 6);
+    let reply = ui.post("/swarm", "user_count=1&spawn_rate=1000");
+    assert_eq!(reply["success"], true, "{reply}");
+    ui.until("fewer users", |v| v["user_count"] == 1 && v["state"] == "running");
+    let reply = ui.post("/swarm", "user_count=2&spawn_rate=9&host=http%3A%2F%2F127.0.0.1%3A1");
+    assert!(reply["success"] == false && reply["message"].as_str().unwrap().contains("stop it"), "{reply}");
     ui.post("/stats/reset", "");
     let anew = ui.json("/stats/requests");
     let sent = server.requests().len() as u64;
