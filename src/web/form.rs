@@ -1,6 +1,6 @@
 //! The start form: fields as Locust's page and scripts send them.
 
-use crate::session::load::Start;
+use crate::session::load::{RunTime, Start};
 use crate::units::Nanos;
 
 /// Fields of a form, in their order.
@@ -34,12 +34,12 @@ pub fn start(fields: &Fields, picker: bool) -> Result<Start, String> {
                     rate.ok_or_else(|| format!("spawn_rate is '{}': write users a second, above 0", short(value)))?,
                 );
             }
-            "run_time" if value.is_empty() => start.run_time_ns = Some(None),
+            "run_time" if value.is_empty() => start.run_time = RunTime::Endless,
             "run_time" => {
                 let time = value.parse::<Nanos>().ok().filter(|t| t.0 > 0);
                 let time = time
                     .ok_or_else(|| format!("run_time is '{}': write 20, 20s, 3m, 1h20m or 3h30m10s", short(value)))?;
-                start.run_time_ns = Some(Some(time.0));
+                start.run_time = RunTime::For(time.0);
             }
             "host" if !value.is_empty() => {
                 if !(value.starts_with("http://") || value.starts_with("https://")) {
@@ -77,9 +77,9 @@ mod tests {
             (all.users, all.spawn_rate, all.host.as_deref()),
             (Some(100), Some(2.5), Some("http://localhost:1"))
         );
-        assert_eq!(all.run_time_ns, Some(Some(90_000_000_000)));
+        assert_eq!(all.run_time, RunTime::For(90_000_000_000));
         assert_eq!(all.classes, Some(vec!["A".to_owned(), "B".to_owned()]));
-        assert_eq!(form("run_time=&host=").unwrap(), Start { run_time_ns: Some(None), ..Start::default() });
+        assert_eq!(form("run_time=&host=").unwrap(), Start { run_time: RunTime::Endless, ..Start::default() });
         for bad in [
             "user_count=x",
             "user_count=0",

@@ -52,7 +52,7 @@ pub fn admit(headers: &HeaderMap, names: &Names, changes: bool) -> std::result::
         return Ok(());
     }
     let foreign = || Refusal("this was sent by a page of another site".to_owned());
-    let site = headers.get("sec-fetch-site").map(|v| v.as_bytes());
+    let site = headers.get("sec-fetch-site").map(hyper::header::HeaderValue::as_bytes);
     if site.is_some_and(|s| !matches!(s, b"same-origin" | b"none")) {
         return Err(foreign());
     }

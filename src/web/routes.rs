@@ -96,7 +96,7 @@ impl Site {
             Ok(start) => start,
             Err(message) => return no(message),
         };
-        let run_time = start.run_time_ns.flatten();
+        let run_time = start.run_time.asked_ns();
         match self.panel.ask(|back| Ask::Start(start, back)).await? {
             Err(e) => no(e.advice().map_or_else(|| format!("{e:#}"), |a| format!("{e:#}; {a}"))),
             Ok(asked) => {
@@ -128,8 +128,6 @@ impl Site {
         let (Ok(weight), Ok(fixed)) = (number("weight"), number("fixed_count")) else {
             return wrong("weight and fixed_count are whole numbers");
         };
-        // As there, a fixed count of 0 is none.
-        let fixed = fixed.map(|n| Some(n).filter(|n| *n > 0));
         match self.panel.ask(|back| Ask::Class(name.to_owned(), weight, fixed, back)).await? {
             Ok(()) => Ok(answer::json(StatusCode::CREATED, &json!({}))),
             Err(e) => wrong(&format!("{e:#}")),
@@ -200,5 +198,5 @@ fn nonce() -> Result<String> {
     let mut bytes = [0_u8; 16];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
     read.map_err(|e| Error::io("cannot read /dev/urandom", e))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

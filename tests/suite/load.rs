@@ -6,6 +6,7 @@ mod beside;
 mod scenarios;
 mod server;
 mod weather;
+mod web;
 
 use std::fs;
 use std::path::Path;

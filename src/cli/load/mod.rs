@@ -33,13 +33,15 @@ use crate::session::load::{Drive, Driven, Live, LoadRecording};
 pub const EXAMPLES: &str = "\
 Examples:
   A hundred users of the ready world scenario, ten new ones a second, for five minutes:
-      perfkit load world -H http://127.0.0.1:8000 -u 100 -r 10 -t 5m
+      perfkit load world -H http://127.0.0.1:8000 -u 100 -r 10 -t 5m --headless
+  The same from the browser: the web UI waits for its start form
+      perfkit load world -H http://127.0.0.1:8000
   One class of a scenario file, with Locust's CSV files:
-      perfkit load world.toml NPCInteractionTest -u 500 -r 50 -t 5m --csv run
+      perfkit load world.toml NPCInteractionTest -u 500 -r 50 -t 5m --headless --csv run
   500 arrivals a second whatever the answers take, as one JSON document:
       perfkit load world.toml --arrivals 500/s -t 1m --json
   One URL, 50 connections, no pause:
-      perfkit load http://127.0.0.1:8000/world -u 50 -r 1000 -t 10s
+      perfkit load http://127.0.0.1:8000/world -u 50 -r 1000 -t 10s --headless
 
 Presets (-u, -r, -t overrule them):
   normal 100 users at 10/s for 10m    peak  500 at 50/s for 5m

@@ -24,6 +24,25 @@ const LOGS: usize = 1000;
 /// A view serves everybody who looks within this time, ns.
 const FRESH_NS: u64 = 250_000_000;
 
+/// How long a run is to go on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RunTime {
+    /// As the plan has it.
+    #[default]
+    Planned,
+    /// Until it is stopped.
+    Endless,
+    /// So many ns.
+    For(u64),
+}
+
+impl RunTime {
+    /// What was asked for, ns.
+    pub fn asked_ns(self) -> Option<u64> {
+        if let Self::For(ns) = self { Some(ns) } else { None }
+    }
+}
+
 /// How a run is to be started; what is `None` stays as the plan has it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Start {
@@ -33,8 +52,8 @@ pub struct Start {
     pub spawn_rate: Option<f64>,
     /// Where requests go.
     pub host: Option<String>,
-    /// How long, ns; `Some(None)` until it is stopped.
-    pub run_time_ns: Option<Option<u64>>,
+    /// How long.
+    pub run_time: RunTime,
     /// The classes that take part; all when empty.
     pub classes: Option<Vec<String>>,
 }
@@ -48,8 +67,8 @@ pub enum Ask {
     Stop(oneshot::Sender<()>),
     /// Count anew.
     Reset(oneshot::Sender<()>),
-    /// Change weight or fixed count of a class, for the next run.
-    Class(String, Option<u32>, Option<Option<u32>>, oneshot::Sender<Result<()>>),
+    /// Change a class, for the next run: its name, its weight, its fixed count (0 for none).
+    Class(String, Option<u32>, Option<u32>, oneshot::Sender<Result<()>>),
     /// Show.
     Look(oneshot::Sender<Arc<LoadView>>),
 }
@@ -86,6 +105,8 @@ pub struct Console {
     recorded: bool,
     recorder: Option<Arc<Recorder>>,
     shown: Option<(Mono, Arc<LoadView>)>,
+    /// When a change asked the run to end, before its own end.
+    stop_at: Option<Mono>,
     logs: VecDeque<String>,
 }
 
@@ -117,6 +138,7 @@ impl Console {
             recorded,
             recorder: None,
             shown: None,
+            stop_at: None,
             logs: VecDeque::new(),
         };
         (console, Panel { asks: sender })
@@ -128,14 +150,17 @@ impl Console {
     /// As [`Drive::finish`].
     pub fn turn(&mut self, longest: Duration) -> Result<Turn> {
         let runs = self.run;
-        let live = match &mut self.drive {
-            Some(drive) => Some(drive.listen(longest)),
-            None => {
-                if let Ok(ask) = self.asks.recv_timeout(longest) {
-                    self.answer(ask);
-                }
-                None
+        if self.stop_at.is_some_and(|at| SystemClock.now() >= at) {
+            self.stop_at = None;
+            self.stop();
+        }
+        let live = if let Some(drive) = &mut self.drive {
+            Some(drive.listen(longest))
+        } else {
+            if let Ok(ask) = self.asks.recv_timeout(longest) {
+                self.answer(ask);
             }
+            None
         };
         if live.is_some_and(|l| l.done) {
             return self.end().map(|d| Turn::Ended(Box::new(d)));
@@ -149,18 +174,22 @@ impl Console {
         Ok(live.map_or(Turn::Idle, Turn::Live))
     }
 
-    /// Starts a run, as [`Ask::Start`] does.
+    /// Starts a run, or changes the users of the one under way.
     ///
     /// # Errors
-    /// `Usage` while a run is under way, and those of [`Drive::start`].
+    /// Those of [`Drive::start`]; while a run is under way, `Usage` for what cannot be changed.
     pub fn start(&mut self, start: Start) -> Result<Asked> {
         if self.drive.is_some() {
-            return Err(Error::usage("a run is under way").advise("stop it first"));
+            return self.change(&start);
         }
         let mut plan = self.plan.clone();
         plan.users = start.users.or(plan.users);
         plan.spawn_rate = start.spawn_rate.or(plan.spawn_rate);
-        plan.run_time_ns = start.run_time_ns.unwrap_or(plan.run_time_ns);
+        plan.run_time_ns = match start.run_time {
+            RunTime::Planned => plan.run_time_ns,
+            RunTime::Endless => None,
+            RunTime::For(ns) => Some(ns),
+        };
         plan.choice.host = start.host.or(plan.choice.host);
         plan.choice.classes = start.classes.unwrap_or(plan.choice.classes);
         let recorder = self.recorded.then(|| Arc::new(Recorder::new()));
@@ -172,7 +201,7 @@ impl Console {
         self.plan = plan;
         self.asked = asked(&self.plan);
         self.run += 1;
-        self.shown = None;
+        (self.shown, self.stop_at) = (None, None);
         self.last = LoadView::default();
         let wall_ns = SystemClock.anchor().wall_ns;
         self.last.start_wall_s = Some(wall_ns / 1_000_000_000);
@@ -181,6 +210,7 @@ impl Console {
         Ok(self.asked.clone())
     }
 
+<<<<<<< HEAD
     /// So many users more, or less, as [`Drive::add_users`]; how many that are.
     ///
     /// # Errors
@@ -191,6 +221,39 @@ impl Console {
         self.shown = None;
         self.log(&format!("{users} users"));
         Ok(users)
+=======
+    /// Changes users and rate of the run under way; a run time counts from now.
+    fn change(&mut self, start: &Start) -> Result<Asked> {
+        let Some(drive) = &mut self.drive else { return Err(Error::new(Kind::Bug, "no run to change")) };
+        let differs = |asked: &Option<String>, now: &Option<String>| asked.is_some() && asked != now;
+        let other_classes = start.classes.as_ref().is_some_and(|c| {
+            let all = self.plan.choice.classes.is_empty();
+            if all {
+                self.plan.scenario.users.iter().any(|u| !c.contains(&u.name))
+            } else {
+                *c != self.plan.choice.classes
+            }
+        });
+        if differs(&start.host, &self.asked.host) || other_classes {
+            return Err(Error::usage("host and classes of a run under way cannot be changed")
+                .advise("stop it, and start a new one"));
+        }
+        let users = start.users.or(drive.wanted_users()).unwrap_or(1);
+        let rate = start.spawn_rate.or(self.asked.spawn_rate).unwrap_or(1.0);
+        let now = SystemClock.now();
+        let stop_at = start.run_time.asked_ns().map(|ns| now.plus(ns));
+        if stop_at.is_some_and(|at| at.0 > drive.end) {
+            return Err(Error::usage("the run under way ends before that").advise("stop it, and start a new one"));
+        }
+        drive.set_users(users, rate)?;
+        self.stop_at = stop_at.or(self.stop_at);
+        self.asked.users = Some(users);
+        self.asked.spawn_rate = Some(rate);
+        self.asked.schedule = None;
+        self.shown = None;
+        self.log(&format!("changed: {users} users, by {rate} a second"));
+        Ok(self.asked.clone())
+>>>>>>> web
     }
 
     /// Ends the run under way, if there is one: no more is begun.
@@ -239,22 +302,22 @@ impl Console {
 
     fn reset(&mut self) {
         self.shown = None;
-        match &mut self.drive {
-            Some(drive) => drive.reset(),
-            None => {
-                let kept = LoadView { state: self.last.state, ..LoadView::default() };
-                self.last = kept;
-            }
+        if let Some(drive) = &mut self.drive {
+            drive.reset();
+        } else {
+            self.last = LoadView { state: self.last.state, ..LoadView::default() };
         }
         self.log("statistics were reset");
     }
 
-    fn change_class(&mut self, name: &str, weight: Option<u32>, fixed: Option<Option<u32>>) -> Result<()> {
+    fn change_class(&mut self, name: &str, weight: Option<u32>, fixed: Option<u32>) -> Result<()> {
         let file = self.plan.scenario.file.clone();
         let class = self.plan.scenario.users.iter_mut().find(|u| u.name == name);
         let class = class.ok_or_else(|| Error::usage(format!("{file} has no user '{name}'")))?;
         class.weight = weight.unwrap_or(class.weight);
-        class.fixed_count = fixed.unwrap_or(class.fixed_count);
+        if let Some(fixed) = fixed {
+            class.fixed_count = Some(fixed).filter(|n| *n > 0);
+        }
         self.shown = None;
         self.log(&format!("{name} changed; the next run takes it up"));
         Ok(())

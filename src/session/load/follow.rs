@@ -101,9 +101,13 @@ impl Follower {
         let mut all = vec![Rates::default(); self.tally.names.len()];
         for counts in &self.recent {
             for (rates, (requests, failures)) in all.iter_mut().zip(counts) {
-                rates.requests += f64::from(*requests) / seconds;
-                rates.failures += f64::from(*failures) / seconds;
+                rates.requests += f64::from(*requests);
+                rates.failures += f64::from(*failures);
             }
+        }
+        for rates in &mut all {
+            rates.requests /= seconds;
+            rates.failures /= seconds;
         }
         all
     }

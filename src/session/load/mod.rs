@@ -10,7 +10,7 @@ mod recorded;
 mod shares;
 mod view;
 
-pub use console::{Ask, Console, Panel, Start, Turn};
+pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
 pub use recorded::{Beside, LoadRecording, describe};
 
 use std::collections::VecDeque;
@@ -255,9 +255,9 @@ impl Drive {
             recorder,
             recorded_names: 0,
             steady: (steady > 0 && steady < end).then(|| start + steady),
-            level,
             level_from: steady,
             follower: None,
+            level,
             board,
             threads: handles,
             windows,

@@ -37,9 +37,10 @@ impl Drive {
     /// Where it is.
     pub(super) fn state(&self) -> LoadState {
         let elapsed = SystemClock.now().0.saturating_sub(self.start);
+        let level_from = self.level.as_ref().map_or(self.level_from, crate::load::course::Level::steady_from);
         if self.board.finish.load(std::sync::atomic::Ordering::SeqCst) || SystemClock.now().0 >= self.end {
             LoadState::Stopping
-        } else if elapsed < self.level_from {
+        } else if elapsed < level_from {
             LoadState::Spawning
         } else {
             LoadState::Running

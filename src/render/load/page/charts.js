@@ -12,11 +12,12 @@ window.perfkitCharts = (() => {
   const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3]];
   const PAD = { left: 54, right: 12, top: 8, bottom: 22 };
 
+  // Three digits; whole numbers as they are.
   function number(value) {
     if (value === null || value === undefined || !isFinite(value)) return "–";
     const size = Math.abs(value);
-    const digits = size === 0 || size >= 100 ? 0 : size >= 10 ? 1 : 2;
-    return value.toLocaleString("en-US", { maximumFractionDigits: digits, minimumFractionDigits: 0 });
+    const digits = Number.isInteger(value) || size >= 100 ? 0 : size >= 10 ? 1 : 2;
+    return value.toLocaleString("en-US", { maximumFractionDigits: digits, minimumFractionDigits: digits });
   }
 
   function clock(seconds) {
@@ -97,14 +98,14 @@ window.perfkitCharts = (() => {
       spec.series.forEach((s, i) => {
         entries[i].text.textContent = `${s.name} ${number(point ? point[s.key] : null)}`;
       });
-      time.textContent = point ? `at ${clock(point.at_s)}` : "";
+      time.textContent = !point ? "" : group.cursor === null ? "now" : `at ${clock(point.at_s)}`;
       const values = spec.series.map((s) => `${s.name} ${number(point ? point[s.key] : null)}`).join(", ");
       canvas.setAttribute("aria-label", `${spec.title}${spec.unit ? ", " + spec.unit : ""}: ${values}`);
     }
 
     chart.draw = () => {
       const ratio = window.devicePixelRatio || 1;
-      const width = figure.clientWidth, height = spec.height || 190;
+      const width = caption.clientWidth, height = spec.height || 190;
       if (width < 40) return;
       canvas.style.width = `${width}px`;
       canvas.style.height = `${height}px`;
@@ -229,7 +230,7 @@ window.perfkitCharts = (() => {
       { name: "median", key: "p50_ms", how: "max", tone: 1 }, { name: "95 %", key: "p95_ms", how: "max", tone: 2 },
       { name: "99 %", key: "p99_ms", how: "max", tone: 3 }] });
     all.add(host, { title: "Users", unit: "", series: [{ name: "users", key: "users", how: "max", tone: 1 }] });
-    all.add(host, { title: "The generator's own delay, longest", unit: "ms", height: 130, least: 0.1, series: [
+    all.add(host, { title: "The generator's own delay, longest", unit: "ms", least: 0.1, series: [
       { name: "lag", key: "lag_max_ms", how: "max", tone: 2 }] });
     return all;
   }

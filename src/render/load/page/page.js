@@ -46,6 +46,8 @@
       s.hidden = !is;
       tabs[i].setAttribute("aria-selected", String(is));
       tabs[i].tabIndex = is ? 0 : -1;
+      const strip = tabs[i].parentElement;
+      if (is) strip.scrollLeft = tabs[i].offsetLeft - strip.offsetLeft - (strip.clientWidth - tabs[i].offsetWidth) / 2;
     });
     if (told) history.replaceState(null, "", `#${name}`);
     if (name === "charts") charts.update(seconds);
