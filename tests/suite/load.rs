@@ -7,6 +7,9 @@ mod scenarios;
 mod server;
 mod weather;
 mod web;
+mod weather_bodies;
+mod weather_limits;
+mod weather_wire;
 
 use std::fs;
 use std::path::Path;
