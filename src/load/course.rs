@@ -113,6 +113,43 @@ impl Level {
         Ok(Self(all))
     }
 
+    /// The level from `at` on, when it goes on to `goal` at `rate` a second and stays there until `end`: what a change while the
+    /// run goes on makes of it.
+    #[must_use]
+    pub fn turned(&self, at: u64, goal: f64, rate: f64, end: u64) -> Self {
+        let now = self.at(at);
+        let end = end.max(at);
+        let needed = ((goal - now).abs() / rate * 1e9) as u64;
+        let there = at.saturating_add(needed).min(end);
+        let reached = if there == end && needed > end - at {
+            now + (goal - now) * (end - at) as f64 / needed as f64
+        } else {
+            goal
+        };
+        let mut all = Vec::new();
+        if there > at {
+            all.push(Stretch { from: at, to: there, low: now, high: reached });
+        }
+        all.push(Stretch { from: there, to: end, low: reached, high: reached });
+        Self(all)
+    }
+
+    /// The level that the stretch at `at` goes to.
+    pub fn goal_at(&self, at: u64) -> f64 {
+        self.0.iter().find(|s| at < s.to).or(self.0.last()).map_or(0.0, |s| s.high)
+    }
+
+    /// How fast the level changes at `at`, a second.
+    pub fn slope_at(&self, at: u64) -> Option<f64> {
+        let s = self.0.iter().find(|s| at < s.to)?;
+        Some(if s.to == ENDLESS { 0.0 } else { (s.high - s.low) * 1e9 / (s.to - s.from) as f64 })
+    }
+
+    /// The number of users that a level of `level` has: a user comes when the level passes its number.
+    pub fn users_of(level: f64) -> u64 {
+        level.ceil().max(0.0) as u64
+    }
+
     /// When it ends, ns since the start.
     pub fn end(&self) -> u64 {
         self.0.last().map_or(0, |s| s.to)
@@ -137,65 +174,6 @@ impl Level {
     /// When it stops changing: the beginning of the last even stretch.
     pub fn steady_from(&self) -> u64 {
         self.0.last().filter(|s| s.low.total_cmp(&s.high).is_eq()).map_or(self.end(), |s| s.from)
-    }
-}
-
-/// A user that comes or goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change {
-    /// When, ns since the start.
-    pub at: u64,
-    /// Which user.
-    pub user: u64,
-    /// Whether it comes.
-    pub comes: bool,
-}
-
-/// The changes of a stripe, in order.
-#[derive(Debug, Clone)]
-pub struct Changes {
-    level: Level,
-    stripe: Stripe,
-    stretch: usize,
-    /// The next user of the stretch, `None` at its beginning.
-    next: Option<u64>,
-}
-
-impl Changes {
-    /// Of users whose number is `level`.
-    pub fn new(level: Level, stripe: Stripe) -> Self {
-        Self { level, stripe, stretch: 0, next: None }
-    }
-}
-
-impl Iterator for Changes {
-    type Item = Change;
-
-    fn next(&mut self) -> Option<Change> {
-        loop {
-            let s = *self.level.0.get(self.stretch)?;
-            let Stripe { index, total } = self.stripe;
-            let rising = s.high > s.low;
-            let (first, end) = (s.low.min(s.high).ceil() as u64, s.low.max(s.high).ceil() as u64);
-            // Users whose number gives `index` when divided by `total`.
-            let lowest = first + (index + total - first % total) % total;
-            let user = if rising {
-                self.next.unwrap_or(lowest)
-            } else {
-                let above = (end + total - 1 - index) / total * total + index;
-                self.next.unwrap_or(if above >= end { above.wrapping_sub(total) } else { above })
-            };
-            let inside = s.high.total_cmp(&s.low).is_ne() && user >= first && user < end && user >= lowest;
-            if !inside {
-                self.stretch += 1;
-                self.next = None;
-                continue;
-            }
-            let share = ((user as f64 - s.low) / (s.high - s.low)).clamp(0.0, 1.0);
-            let at = s.from + (share * (s.to - s.from) as f64) as u64;
-            self.next = Some(if rising { user + total } else { user.wrapping_sub(total) });
-            return Some(Change { at, user, comes: rising });
-        }
     }
 }
 
@@ -327,6 +305,7 @@ fn gcd(a: i64, b: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::attendance::Changes;
 
     const S: u64 = 1_000_000_000;
     const ALONE: Stripe = Stripe { index: 0, total: 1 };

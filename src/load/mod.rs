@@ -1,5 +1,6 @@
 //! The load generator: scenarios compiled before the run, users as state machines on a thread a core.
 
+pub mod attendance;
 pub mod chance;
 pub mod course;
 pub mod engine;

@@ -157,6 +157,19 @@ pub struct Occurred {
     pub first: u64,
     /// Last, ns of the one clock.
     pub last: u64,
+    /// How many of them windows have told of.
+    pub told: u64,
+}
+
+/// Failures of a window that are alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowFailure {
+    /// Which name.
+    pub name: NameId,
+    /// What failed.
+    pub failure: Failure,
+    /// How often in this window, and when.
+    pub seen: Occurred,
 }
 
 /// A request that ended.
@@ -205,9 +218,16 @@ pub struct Tally {
     pub stray: u64,
     /// The slowest requests, where they are wanted.
     pub slowest: Slowest,
+    /// Whether there are failures that no window has told of.
+    untold: bool,
 }
 
 impl Tally {
+    /// An empty one that keeps up to `room` of the slowest requests.
+    pub fn keeping(room: usize) -> Self {
+        Self { slowest: Slowest::new(room), ..Self::default() }
+    }
+
     /// Takes a request that ended.
     pub fn record(&mut self, o: &Outcome, failure: Option<Failure>) {
         let at = o.name.0 as usize;
@@ -241,9 +261,33 @@ impl Tally {
         if self.errors.len() >= MESSAGES && !self.errors.contains_key(&key) {
             "(other messages)".clone_into(&mut key.1.message);
         }
-        let seen = self.errors.entry(key).or_insert(Occurred { count: 0, first: at, last: at });
+        let seen = self.errors.entry(key).or_insert(Occurred { count: 0, first: at, last: at, told: 0 });
         seen.count += 1;
         seen.last = at;
+        self.untold = true;
+    }
+
+    /// Failures since this was asked last; `first` and `last` are those of the whole run.
+    pub fn untold(&mut self) -> Vec<WindowFailure> {
+        if !std::mem::take(&mut self.untold) {
+            return Vec::new();
+        }
+        let fresh = self.errors.iter_mut().filter(|(_, seen)| seen.count > seen.told);
+        fresh
+            .map(|((name, failure), seen)| {
+                let count = seen.count - std::mem::replace(&mut seen.told, seen.count);
+                WindowFailure { name: *name, failure: failure.clone(), seen: Occurred { count, ..*seen } }
+            })
+            .collect()
+    }
+
+    /// Takes in failures that a window told of.
+    pub fn take_failure(&mut self, told: &WindowFailure) {
+        let key = (told.name, told.failure.clone());
+        let mine = self.errors.entry(key).or_insert(Occurred { count: 0, ..told.seen });
+        mine.count += told.seen.count;
+        mine.first = mine.first.min(told.seen.first);
+        mine.last = mine.last.max(told.seen.last);
     }
 
     /// Takes all of `other`.
@@ -291,6 +335,8 @@ pub struct WindowRow {
     pub bytes: u64,
     /// The latency of each request, µs, in no order.
     pub latencies_us: Vec<u32>,
+    /// The sum of their service times, µs.
+    pub service_us: u64,
 }
 
 /// What a thread has to tell of a window.
@@ -306,6 +352,8 @@ pub struct Window {
     pub lag_max_ns: u64,
     /// What ended.
     pub rows: Vec<WindowRow>,
+    /// What failed.
+    pub failed: Vec<WindowFailure>,
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ pub struct LoadReport {
     pub marks: Vec<String>,
     /// What drove: `closed` or `open`.
     pub model: String,
+    /// The parts of the run, where they are known from its recording.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhaseRow>,
     /// Why the run ended before its time, where a rule of `--stop-on` ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
@@ -173,6 +176,16 @@ pub struct Graded {
     pub above: bool,
     /// The grade.
     pub grade: Grade,
+}
+
+/// Where a part of a run begins.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PhaseRow {
+    /// When, seconds since the start.
+    pub at_s: f64,
+    /// What: `ramp`, `steady`, `stop`, or why the run ended early.
+    pub phase: String,
 }
 
 /// A run beside an earlier one.

@@ -8,6 +8,7 @@
 pub mod dump;
 pub mod load;
 pub mod load_part;
+pub mod load_view;
 mod model;
 mod read;
 mod recorder;

@@ -20,8 +20,9 @@ use std::path::Path;
 
 pub use dump::{DumpOptions, NativeFrames, dump_json, dump_text};
 pub use load::{
-    EXCEPTIONS_CSV, failures_csv, github_annotations, github_summary, history_csv, junit, load_json, load_text,
-    slowest_csv, slowest_text, stats_csv,
+    CHARTS_JS, PAGE_CSS, embedded, exceptions_csv, exceptions_json, failures_csv, github_annotations, github_summary,
+    history_csv, junit, load_json, load_page, load_text, logs_json, page_json, requests_json, slowest_csv,
+    slowest_text, stats_csv, tasks_json,
 };
 pub use text::closing_lines;
 

@@ -30,7 +30,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bench", &["record", "load", "analysis"]),
     ("session", &["collect", "load", "symbol", "target", "record"]),
     ("demo", &["load"]),
-    ("cli", &["session", "render", "tui", "bench", "demo", "symbol"]),
+    ("web", &["session", "render"]),
+    ("cli", &["session", "render", "tui", "web", "bench", "demo", "symbol"]),
     ("main", &["cli"]),
 ];
 const FOR_ALL: [&str; 3] = ["error", "units", "clock"];

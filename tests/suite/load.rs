@@ -9,6 +9,7 @@ mod weather;
 mod weather_bodies;
 mod weather_limits;
 mod weather_wire;
+mod web;
 
 use std::fs;
 use std::path::Path;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::clock::Mono;
 use crate::error::{Error, Result};
-use crate::record::load::{Endpoint, ErrorRow, LOCUST_PERCENTILES, LoadReport, Second, Spread, Totals};
+use crate::record::load::{Endpoint, ErrorRow, LOCUST_PERCENTILES, LoadReport, PhaseRow, Second, Spread, Totals};
 use crate::record::load_part::{LoadPart, pairs};
 use crate::record::requests::SlowRequest;
 
@@ -106,6 +106,11 @@ pub fn rebuild(part: &LoadPart, slice: Option<(u64, u64)>) -> Result<Rebuilt> {
         _ => from_windows(part, &sums, &total, (from, to.min(length)), slice.is_some()),
     };
     report.percentiles = total.percentiles();
+    let phase = |(at, text): &(u64, String)| PhaseRow {
+        at_s: *at as f64 / 1e9,
+        phase: text.strip_prefix("load: ").unwrap_or(text).to_owned(),
+    };
+    report.phases = part.marks.iter().filter(|(at, _)| *at >= from && *at <= to).map(phase).collect();
     let by_name: BTreeMap<&(String, String), &Sum> =
         sums.iter().filter_map(|(id, s)| Some((part.names.get(id)?, s))).collect();
     for e in &mut report.by_name {

@@ -1,29 +1,35 @@
 //! `perfkit load`: a scenario, a drive, and the report with its grades.
 
 mod drive;
+mod judge;
+mod recorded;
+mod web;
 
 pub use drive::BesideArgs;
+pub use recorded::RecordedLoad;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum, ValueHint};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::drive::DriveArgs;
+use self::judge::{Judge, JudgeArgs};
+use self::web::{Keep, WebArgs};
 use super::exit::{Exit, is_broken_pipe};
 use super::outputs::{Place, Written};
 use super::screen::Screen;
-use super::shared::{OUTPUT, TALK, TalkArgs};
+use super::shared::{OUTPUT, TalkArgs};
 use super::signals::Signals;
 use super::view::wants_color;
 use crate::error::{Error, Result};
 use crate::load::report::is_partial;
 use crate::record::Recorder;
-use crate::record::load::{Grade, LoadReport};
-use crate::render::{EXCEPTIONS_CSV, failures_csv, history_csv, load_json, load_text, stats_csv};
+use crate::record::load::LoadReport;
+use crate::render::{exceptions_csv, failures_csv, history_csv, load_json, load_text, stats_csv};
 use crate::session::Remark;
 use crate::session::load::{Drive, Driven, Live, LoadRecording};
 
@@ -31,13 +37,18 @@ use crate::session::load::{Drive, Driven, Live, LoadRecording};
 pub const EXAMPLES: &str = "\
 Examples:
   A hundred users of the ready world scenario, ten new ones a second, for five minutes:
-      perfkit load world -H http://127.0.0.1:8000 -u 100 -r 10 -t 5m
+      perfkit load world -H http://127.0.0.1:8000 -u 100 -r 10 -t 5m --headless
+  The same from the browser: the web UI waits for its start form
+      perfkit load world -H http://127.0.0.1:8000
   One class of a scenario file, with Locust's CSV files:
-      perfkit load world.toml NPCInteractionTest -u 500 -r 50 -t 5m --csv run
+      perfkit load world.toml NPCInteractionTest -u 500 -r 50 -t 5m --headless --csv run
   500 arrivals a second whatever the answers take, as one JSON document:
       perfkit load world.toml --arrivals 500/s -t 1m --json
+  Ended when more than 5 % fail, compared with an earlier run, told to a CI job:
+      perfkit load world.toml -u 100 -t 5m --headless --stop-on 'errors>5% for 10s' \
+          --baseline before.perfkit -o after.perfkit -o junit.xml --github
   One URL, 50 connections, no pause:
-      perfkit load http://127.0.0.1:8000/world -u 50 -r 1000 -t 10s
+      perfkit load http://127.0.0.1:8000/world -u 50 -r 1000 -t 10s --headless
 
 Presets (-u, -r, -t overrule them):
   normal 100 users at 10/s for 10m    peak  500 at 50/s for 5m
@@ -45,7 +56,8 @@ Presets (-u, -r, -t overrule them):
 
 Exit codes:
   0  done
-  1  done, and a target was missed (see --fail-on)
+  1  done, and a target was missed, a rule of --stop-on ended it, or it is
+     worse than the --baseline (see --fail-on)
   2  usage or a mistake in the scenario; nothing was sent
   3  could not drive: the host is not to be found, threads cannot be started
   4  partial: the generator could not keep its schedule, or a file could not
@@ -62,21 +74,15 @@ pub struct LoadArgs {
     #[command(flatten)]
     drive: DriveArgs,
 
-    /// Locust's --headless: no web UI (there is none yet)
-    #[arg(long, help_heading = TALK)]
-    headless: bool,
+    #[command(flatten)]
+    web: WebArgs,
 
-    /// What makes the exit code 1: missed (a target), acceptable (that or worse), never
-    #[arg(long, value_enum, value_name = "GRADE", hide_possible_values = true, help_heading = OUTPUT)]
-    fail_on: Option<FailOn>,
+    #[command(flatten)]
+    judge: JudgeArgs,
 
     /// Print the report as one JSON document on standard output [default: a table]
     #[arg(long, help_heading = OUTPUT)]
     json: bool,
-
-    /// Keep the run in a recording: FILE.perfkit
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
-    output: Option<PathBuf>,
 
     /// Replace a recording that exists [default: off]
     #[arg(long, help_heading = OUTPUT)]
@@ -90,11 +96,11 @@ pub struct LoadArgs {
     talk: TalkArgs,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FailOn {
-    Missed,
-    Acceptable,
-    Never,
+impl LoadArgs {
+    /// Whether there is no web UI: by --headless, and where a program reads the result.
+    fn is_headless(&self) -> bool {
+        self.web.headless || self.json
+    }
 }
 
 /// Runs `perfkit load`.
@@ -103,8 +109,9 @@ enum FailOn {
 /// Those of the scenario and of [`Drive::start`]; nothing was sent then.
 pub fn run(args: &LoadArgs) -> Result<Exit> {
     let screen = Screen::new(args.talk);
-    let (plan, own_targets) = args.drive.plan()?;
-    let mut files = match &args.csv {
+    let (mut plan, own_targets) = args.drive.plan()?;
+    let judge = args.judge.open(args.force, own_targets, &mut plan)?;
+    let files = match &args.csv {
         None => Vec::new(),
         Some(prefix) => ["stats", "stats_history", "failures", "exceptions"]
             .iter()
@@ -114,27 +121,47 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
             })
             .collect::<Result<Vec<_>>>()?,
     };
-    let fail_on = args.fail_on.unwrap_or(if own_targets { FailOn::Missed } else { FailOn::Never });
-    if let Some(path) = &args.output {
-        Place::for_recording(path, args.force)?;
-    }
     let signals = Signals::listen()?;
-    let recorder = args.output.as_ref().map(|_| Arc::new(Recorder::new()));
-    let drive = Drive::start(plan, recorder.clone())?;
     let mut written = Written::default();
+    if !args.is_headless() {
+        let keep =
+            judge.recording.as_ref().map(|path| Keep { path, replace: args.force, words: args.drive.words.join(" ") });
+        let seen = args.web.run(plan, keep, &signals, &screen, &mut written)?;
+        return match seen {
+            Some((driven, recording)) => finish(args, &screen, driven, recording, files, written, judge),
+            // Nothing was started, and so there is nothing to tell.
+            None => Ok(Exit::Done),
+        };
+    }
+    let recorder = judge.recording.as_ref().map(|_| Arc::new(Recorder::new()));
+    let drive = Drive::start(plan, recorder.clone())?;
     // Only now that it runs an older file of that name is replaced.
     let mut recording = None;
-    if let (Some(path), Some(recorder)) = (&args.output, recorder) {
+    if let (Some(path), Some(recorder)) = (&judge.recording, recorder) {
         match LoadRecording::create(path, args.force, &args.drive.words.join(" "), recorder) {
             Ok(created) => recording = Some(created),
             Err(e) => written.failures.push(e),
         }
     }
     let driven = watch(drive, &signals, &screen, args.talk, &mut recording, &mut written)?;
-    let report = &driven.report;
+    finish(args, &screen, driven, recording, files, written, judge)
+}
+
+/// Prints and writes what a run left.
+fn finish(
+    args: &LoadArgs,
+    screen: &Screen,
+    mut driven: Driven,
+    recording: Option<LoadRecording>,
+    mut files: Vec<(PathBuf, Place)>,
+    mut written: Written,
+    mut judge: Judge,
+) -> Result<Exit> {
+    judge.compare(&mut driven);
+    let (driven, report) = (&driven, &driven.report);
     print(report, args)?;
-    if let (Some(recording), Some(path)) = (recording, &args.output) {
-        match recording.close(&driven) {
+    if let (Some(recording), Some(path)) = (recording, &judge.recording) {
+        match recording.close(driven) {
             Ok(()) => written.files.push((path.clone(), std::fs::metadata(path).ok().map(|m| m.len()))),
             Err(e) => written.failures.push(e),
         }
@@ -143,7 +170,7 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
         0 => stats_csv(report),
         1 => history_csv(&driven.seconds, driven.start_wall_s, report),
         2 => failures_csv(report, driven.start_wall_s),
-        _ => EXCEPTIONS_CSV.to_owned(),
+        _ => exceptions_csv(&[]),
     };
     for (kind, (path, place)) in files.iter_mut().enumerate() {
         match place.put(texts(kind).as_bytes()) {
@@ -151,19 +178,14 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
             Err(e) => written.failures.push(e),
         }
     }
+    judge.write(driven, &mut written);
     let complete = screen.wrote(&written);
     if args.json {
         for mark in &report.marks {
             screen.say(Remark::Warning, mark);
         }
     }
-    let worst = report.targets.iter().map(|t| t.grade).max();
-    let fails = match fail_on {
-        FailOn::Never => false,
-        FailOn::Missed => worst >= Some(Grade::Missed),
-        FailOn::Acceptable => worst >= Some(Grade::Acceptable),
-    };
-    Ok(match (fails, complete && !is_partial(report)) {
+    Ok(match (judge.fails(report), complete && !is_partial(report)) {
         (true, _) => Exit::No,
         (false, false) => Exit::Partial,
         (false, true) => Exit::Done,

@@ -17,10 +17,10 @@ pub use tls::config as tls_config;
 pub use worker::Worker;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::course::Course;
+use super::course::{Course, Level};
 use super::script::Stripe;
 
 /// A server with the addresses that its name has.
@@ -47,6 +47,8 @@ pub struct Order {
     pub end: u64,
     /// How long what is under way may go on after the end, ns.
     pub patience: u64,
+    /// Whether a user that goes before the end finishes its task, for at most `patience`; else only its request.
+    pub finishes_tasks: bool,
     /// Whether to watch the clock instead of sleeping shortly before something is due.
     pub spin: bool,
     /// The servers, in the order of [`Script::hosts`](super::script::Script::hosts).
@@ -66,4 +68,22 @@ pub struct Board {
     pub finish_at: AtomicU64,
     /// Drop everything.
     pub abort: AtomicBool,
+    /// How many turns there are.
+    pub turned: AtomicUsize,
+    /// Turns of the closed model's level, each a level from some time on; changed before `turned` is.
+    pub turns: Mutex<Vec<Level>>,
+}
+
+impl Board {
+    /// Tells all workers that from its beginning on the number of users is `level`.
+    pub fn turn(&self, level: Level) {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.push(level);
+        self.turned.store(turns.len(), Ordering::Release);
+    }
+
+    /// The turns after the first `seen`.
+    pub(super) fn turns_after(&self, seen: usize) -> Vec<Level> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).get(seen..).unwrap_or_default().to_vec()
+    }
 }

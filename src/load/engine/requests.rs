@@ -312,6 +312,7 @@ impl<S: Script> Worker<'_, S> {
         let row = &mut self.rows[index];
         row.bytes += bytes;
         row.failures += u64::from(failed.is_some());
+        row.service_us += at.saturating_sub(user.sent) / 1000;
         row.latencies_us.push(u32::try_from(at.saturating_sub(user.due) / 1000).unwrap_or(u32::MAX));
         self.tally.record(&outcome, failed);
     }

@@ -35,8 +35,8 @@ pub struct User<U> {
     pub state: State,
     /// The part of its life.
     pub phase: Phase,
-    /// It ends as soon as it can.
-    pub ending: bool,
+    /// Set when it is to end: until when its task may still go on, ns.
+    pub last: Option<u64>,
     /// The arrival that waits until the user has begun.
     pub arrival: Option<(u64, u64)>,
     /// The script's part.
@@ -85,7 +85,7 @@ impl<U> User<U> {
             class,
             state: State::Free,
             phase: Phase::Start,
-            ending: false,
+            last: None,
             arrival: None,
             player,
             draft: Draft::default(),

@@ -11,9 +11,9 @@ use super::user::{State, User};
 use super::{Board, Order};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
-use crate::load::course::{Arrivals, Changes, Course, Mix};
+use crate::load::attendance::Attendance;
+use crate::load::course::{Arrivals, Course, Mix};
 use crate::load::script::{Action, Context, Draft, NameId, Names, Phase, Script, Wait};
-use crate::load::slowest::Slowest;
 use crate::load::tally::{Tally, Window, WindowRow};
 use crate::load::wheel::{Timer, Wheel};
 use crate::os::epoll::Epoll;
@@ -96,7 +96,7 @@ impl<'a, S: Script> Worker<'a, S> {
             tasks: 0,
             by_number: FxHashMap::default(),
             wheel: Wheel::new(order.start),
-            tally: Tally { slowest: Slowest::new(order.slowest), ..Tally::default() },
+            tally: Tally::keeping(order.slowest),
             rows: Vec::new(),
             lag_max: 0,
             buffer: vec![0; BUFFER].into(),
@@ -118,7 +118,7 @@ impl<'a, S: Script> Worker<'a, S> {
         let with_fixed = matches!(order.course, Course::Closed(_));
         let mix = Mix::new(self.script.classes(), with_fixed);
         let (mut changes, mut arrivals, cap) = match &order.course {
-            Course::Closed(level) => (Some(Changes::new(level.clone(), order.stripe).peekable()), None, 0),
+            Course::Closed(level) => (Some(Attendance::new(level.clone(), order.stripe)), None, 0),
             Course::Open { rate, poisson, cap } => {
                 let all = Arrivals::new(rate.clone(), *poisson, order.seed, order.stripe);
                 // The cap is shared out, at least one for everybody.
@@ -130,6 +130,7 @@ impl<'a, S: Script> Worker<'a, S> {
         let mut end = order.end;
         let mut window = order.start + WINDOW_NS;
         let mut freed = order.start;
+        let mut turned = 0;
         loop {
             let mut at = now();
             if board.abort.load(Ordering::Relaxed) {
@@ -137,6 +138,12 @@ impl<'a, S: Script> Worker<'a, S> {
             }
             if board.finish.load(Ordering::Relaxed) {
                 end = end.min(board.finish_at.load(Ordering::Relaxed).max(order.start));
+            }
+            if let Some(changes) = changes.as_mut().filter(|_| board.turned.load(Ordering::Acquire) > turned) {
+                for level in board.turns_after(turned) {
+                    changes.turn(level);
+                    turned += 1;
+                }
             }
             while let Some(timer) = self.wheel.pop(at) {
                 self.fire(timer, at);
@@ -174,6 +181,8 @@ impl<'a, S: Script> Worker<'a, S> {
             self.poll(next, at)?;
         }
         if let Some(arrivals) = &mut arrivals {
+            // A run that is dropped may have no end.
+            let end = end.min(now());
             while arrivals.next_if(|(_, due)| order.start + due < end).is_some() {
                 self.tally.arrivals_asked += 1;
             }
@@ -210,19 +219,20 @@ impl<'a, S: Script> Worker<'a, S> {
     }
 
     /// Closed model: lets users come and go that are due; when the next one is, ns of the one clock.
-    fn births(&mut self, changes: &mut Peekable<Changes>, mix: &Mix, at: u64) -> u64 {
+    fn births(&mut self, changes: &mut Attendance, mix: &Mix, at: u64) -> u64 {
         let start = self.order.start;
-        while let Some(change) = changes.next_if(|c| start + c.at <= at) {
+        while let Some(change) = at.checked_sub(start).and_then(|at| changes.due(at)) {
             if change.comes {
                 let due = start + change.at;
                 let seat = self.sit(change.user, mix.class(change.user));
                 self.by_number.insert(change.user, seat);
                 self.begin_life(seat, due);
-            } else if let Some(&seat) = self.by_number.get(&change.user) {
+            } else if let Some(seat) = self.by_number.remove(&change.user) {
+                // The number is free from now on, though its last user may be busy for a while.
                 self.end_life(seat, at);
             }
         }
-        changes.peek().map_or(u64::MAX, |c| start + c.at)
+        start.saturating_add(changes.next_at())
     }
 
     /// Open model: begins what is due; when the next one is.
@@ -314,15 +324,20 @@ impl<'a, S: Script> Worker<'a, S> {
         self.go_on(seat);
     }
 
-    /// The user is to end: at once where it waits, else when its request is over.
+    /// The user is to end: at once where it waits for its next task, else when its request (or its task) is over.
     fn end_life(&mut self, seat: u32, at: u64) {
+        let patience = if self.order.finishes_tasks { self.order.patience } else { 0 };
         let user = &mut self.users[seat as usize];
-        if user.ending || user.state == State::Gone {
+        if user.last.is_some() || user.state == State::Gone {
             return;
         }
-        user.ending = true;
-        if matches!(user.state, State::BeforeTask | State::BeforeStep | State::Free) {
-            self.stop_life(seat, at);
+        let last = at.saturating_add(patience);
+        user.last = Some(last);
+        match user.state {
+            State::BeforeStep if patience > 0 && last < user.wake => self.sleep(seat, State::BeforeStep, last),
+            State::BeforeStep if patience > 0 => {}
+            State::BeforeTask | State::BeforeStep | State::Free => self.stop_life(seat, at),
+            State::Busy | State::Gone => {}
         }
     }
 
@@ -347,7 +362,10 @@ impl<'a, S: Script> Worker<'a, S> {
         user.life += 1;
         user.wire += 1;
         let number = user.number;
-        self.by_number.remove(&number);
+        // Unless the number has gone to another one.
+        if self.by_number.get(&number) == Some(&seat) {
+            self.by_number.remove(&number);
+        }
         self.present -= 1;
         self.empty.push(seat);
     }
@@ -366,7 +384,7 @@ impl<'a, S: Script> Worker<'a, S> {
     pub(super) fn go_on(&mut self, seat: u32) {
         for _ in 0..IDLE_STEPS {
             let user = &mut self.users[seat as usize];
-            if user.ending && user.phase != Phase::Stop {
+            if user.last.is_some_and(|last| user.phase != Phase::Stop && now() >= last) {
                 return self.stop_life(seat, now());
             }
             let mut cx = Context {
@@ -382,12 +400,14 @@ impl<'a, S: Script> Worker<'a, S> {
                 Action::Send => return self.send(seat),
                 Action::Pause(0) => {}
                 Action::Pause(ns) => {
-                    let wake = now().saturating_add(ns);
+                    let last = user.last.filter(|_| user.phase != Phase::Stop).unwrap_or(u64::MAX);
+                    let wake = now().saturating_add(ns).min(last);
                     return self.sleep(seat, State::BeforeStep, wake);
                 }
                 Action::Leave => return self.leave(seat),
                 Action::Done(wait) => match user.phase {
                     Phase::Stop => return self.leave(seat),
+                    _ if user.last.is_some() => return self.stop_life(seat, now()),
                     phase => {
                         if self.over(seat, phase, wait) {
                             return;
@@ -504,6 +524,7 @@ impl<'a, S: Script> Worker<'a, S> {
         let rows = rows.map(|(name, r)| WindowRow { name: name as u32, ..std::mem::take(r) }).collect();
         let users = if matches!(self.order.course, Course::Open { .. }) { self.tasks } else { self.present };
         let lag_max_ns = std::mem::take(&mut self.lag_max);
-        Window { worker: self.order.stripe.index, end, users, lag_max_ns, rows }
+        let failed = self.tally.untold();
+        Window { worker: self.order.stripe.index, end, users, lag_max_ns, rows, failed }
     }
 }

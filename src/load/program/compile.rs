@@ -28,6 +28,14 @@ pub struct Choice {
     pub exclude_tags: Vec<String>,
 }
 
+impl Choice {
+    /// Whether its tags leave `task` of `user` in.
+    pub fn takes(&self, user: &UserClass, task: &Task) -> bool {
+        let has = |wanted: &[String]| task.tags.iter().chain(&user.tags).any(|t| wanted.contains(t));
+        (self.tags.is_empty() || has(&self.tags)) && !has(&self.exclude_tags)
+    }
+}
+
 /// Compiles `scenario`.
 ///
 /// # Errors
@@ -43,7 +51,7 @@ pub fn compile(scenario: &Scenario, choice: &Choice, names: &Names) -> Result<Pr
     }
     let (mut classes, mut plays) = (Vec::new(), Vec::new());
     for user in scenario.users.iter().filter(|u| choice.classes.is_empty() || choice.classes.contains(&u.name)) {
-        let tasks: Vec<&Task> = user.tasks.iter().filter(|t| c.is_wanted(user, t)).collect();
+        let tasks: Vec<&Task> = user.tasks.iter().filter(|t| choice.takes(user, t)).collect();
         if tasks.is_empty() || tasks.iter().all(|t| t.weight == 0) && !user.sequence {
             continue;
         }
@@ -79,11 +87,6 @@ struct Scope<'a> {
 impl<'a> Compiler<'a> {
     fn source(&self) -> Source<'a> {
         Source(&self.scenario.file)
-    }
-
-    fn is_wanted(&self, user: &UserClass, task: &Task) -> bool {
-        let has = |wanted: &[String]| task.tags.iter().chain(&user.tags).any(|t| wanted.contains(t));
-        (self.choice.tags.is_empty() || has(&self.choice.tags)) && !has(&self.choice.exclude_tags)
     }
 
     fn play(&mut self, user: &'a UserClass, tasks: &[&'a Task]) -> Result<Play> {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::record::load::{Endpoint, LoadReport, Second};
+use crate::record::load_view::ExceptionRow;
 
 const STATS: &str = "Type,Name,Request Count,Failure Count,Median Response Time,Average Response Time,Min Response Time,\
                      Max Response Time,Average Content Size,Requests/s,Failures/s,50%,66%,75%,80%,90%,95%,98%,99%,99.9%,99.99%,100%\n";
@@ -81,6 +82,15 @@ pub fn failures_csv(r: &LoadReport, start_wall_s: i64) -> String {
         let at = |ms: u64| start_wall_s as f64 + ms as f64 / 1e3;
         let (method, name, error) = (cell(&e.method), cell(&e.name), cell(&e.error));
         let _ = writeln!(out, "{method},{name},{error},{},{},{}", e.count, at(e.first_ms), at(e.last_ms));
+    }
+    out
+}
+
+/// `PREFIX_exceptions.csv`.
+pub fn exceptions_csv(all: &[ExceptionRow]) -> String {
+    let mut out = "Count,Message,Traceback,Nodes\n".to_owned();
+    for e in all {
+        let _ = writeln!(out, "{},{},{},local", e.count, cell(&e.message), cell(&e.traceback));
     }
     out
 }

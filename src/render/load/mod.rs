@@ -3,23 +3,24 @@
 mod csv;
 mod github;
 mod junit;
+mod page;
+mod routes;
 mod slowest;
 mod text;
 mod verdict;
 
 use std::io::Write;
 
-pub use csv::{failures_csv, history_csv, stats_csv};
+pub use csv::{exceptions_csv, failures_csv, history_csv, stats_csv};
 pub use github::{github_annotations, github_summary};
 pub use junit::junit;
+pub use page::{CHARTS_JS, PAGE_CSS, embedded, load_page};
+pub use routes::{exceptions_json, logs_json, page_json, requests_json, tasks_json};
 pub use slowest::{slowest_csv, slowest_text};
 pub use text::load_text;
 
 use crate::error::{Error, Kind, Result};
 use crate::record::load::LoadReport;
-
-/// The head of Locust's `_exceptions.csv`; an engine without an interpreter has no exceptions.
-pub const EXCEPTIONS_CSV: &str = "Count,Message,Traceback,Nodes\n";
 
 /// Writes the report as one JSON document.
 ///

@@ -46,8 +46,18 @@ pub(super) fn words(c: &Change) -> String {
     format!("{name} {}: {before} then, {after} now ({change}{between})", c.metric)
 }
 
-/// The section about the earlier run.
+/// The parts of the run in one line, where they are known.
+fn phases(r: &LoadReport, out: &mut dyn Write) -> io::Result<()> {
+    if r.phases.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<String> = r.phases.iter().map(|p| format!("{} at {:.1} s", clean(&p.phase), p.at_s)).collect();
+    writeln!(out, "\nphases: {}", all.join(" · "))
+}
+
+/// The sections about the run's parts and the earlier run.
 pub(super) fn baseline(r: &LoadReport, color: bool, out: &mut dyn Write) -> io::Result<()> {
+    phases(r, out)?;
     let Some(c) = &r.baseline else { return Ok(()) };
     let paint = |text: String, code: &str| if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text };
     writeln!(out, "\n{}", paint(summary(c), "1"))?;

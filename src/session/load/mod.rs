@@ -3,8 +3,14 @@
 //! In: a [`LoadPlan`]. Out: a [`Drive`] that runs beside whatever else the session does, and at its end a [`Driven`].
 //! Windows come over a channel ten times a second and thread; nothing of a request passes between threads.
 
+mod console;
+mod control;
+mod follow;
 mod recorded;
+mod shares;
+mod view;
 
+pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
 pub use recorded::{Beside, LoadRecording, describe};
 
 use std::collections::VecDeque;
@@ -153,6 +159,8 @@ pub struct Live {
 /// A run under way.
 #[derive(Debug)]
 pub struct Drive {
+    /// The closed model's users over time, as they were asked for last.
+    level: Option<Level>,
     board: Arc<Board>,
     threads: Vec<JoinHandle<Result<Tally>>>,
     windows: Receiver<Window>,
@@ -175,6 +183,9 @@ pub struct Drive {
     watch: Watch,
     stopped: Option<String>,
     slices: Option<Slices>,
+    /// When the last stretch begins, ns after the start.
+    level_from: u64,
+    follower: Option<follow::Follower>,
 }
 
 /// What a run left.
@@ -229,6 +240,7 @@ impl Drive {
                 start,
                 end: start.saturating_add(end),
                 patience: plan.stop_timeout_ns.unwrap_or(if open { PATIENCE.1 } else { PATIENCE.0 }),
+                finishes_tasks: plan.stop_timeout_ns.is_some_and(|t| t > 0),
                 spin: open && machine_cores() > threads,
                 servers: servers.clone(),
                 wall_offset_ns: anchor.wall_ns - anchor.mono.0 as i64,
@@ -260,6 +272,10 @@ impl Drive {
         let steady = match &course {
             Course::Closed(level) | Course::Open { rate: level, .. } => level.steady_from(),
         };
+        let level = match course {
+            Course::Closed(level) => Some(level),
+            Course::Open { .. } => None,
+        };
         mark(recorder.as_deref(), start, &format!("load: {}", if steady > 0 { "ramp" } else { "steady" }));
         let rules = if plan.judging.stop_on.is_empty() { &plan.scenario.run.stop_on } else { &plan.judging.stop_on };
         let steady_ns = Some(steady).filter(|s| *s < end);
@@ -270,6 +286,9 @@ impl Drive {
             recorder,
             recorded_names: 0,
             steady: (steady > 0 && steady < end).then(|| start + steady),
+            level_from: steady,
+            follower: None,
+            level,
             board,
             threads: handles,
             windows,
@@ -327,6 +346,9 @@ impl Drive {
         }
         self.record(&window);
         self.judge(&window);
+        if let Some(follower) = &mut self.follower {
+            follower.take(&window);
+        }
         for row in &window.rows {
             for us in &row.latencies_us {
                 // Grows as it must.
@@ -393,6 +415,9 @@ impl Drive {
     fn close_second(&mut self, second: u64) {
         let h = std::mem::replace(&mut self.latencies, times());
         let at = |p| (!h.is_empty()).then(|| h.value_at_percentile(p) as f64 / 1e3);
+        if let Some(follower) = &mut self.follower {
+            follower.close_second();
+        }
         let done = Second { p50_ms: at(50.0), p95_ms: at(95.0), p99_ms: at(99.0), ..self.current };
         self.seconds.push(Second { at_s: done.at_s + 1.0, ..done });
         self.current = Second { at_s: second as f64, users: done.users, ..Second::default() };
