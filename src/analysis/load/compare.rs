@@ -2,8 +2,8 @@
 //!
 //! Where both runs are known slice by slice, blocks of neighbouring slices are drawn again and again with replacement
 //! (moving block bootstrap: Künsch 1989; neighbours depend on each other, so that single seconds would promise too much).
-//! A change is significant when 99 % of the drawn differences lie on one side of zero, the deviation is large enough for as
-//! many comparisons as are made (Bonferroni), and it is at least [`LEAST`]: smaller ones are not worth a word. Where one of
+//! A change is significant when 99 % of the drawn differences lie on one side of zero (more of them, the more comparisons are
+//! made: Bonferroni), and it is at least [`LEAST`]: smaller ones are not worth a word. Where one of
 //! them is known by its sums alone, a plain threshold decides, and the result says so.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -283,9 +283,11 @@ fn resampled(
         all.sort_by(f64::total_cmp);
         let at = |p: f64| all.get(((all.len() as f64 - 1.0) * p).round() as usize).copied();
         let ends = at(0.005).zip(at(0.995));
-        let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
-        let deviation = (all.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / all.len().max(1) as f64).sqrt();
-        let beyond = ends.is_some_and(|(low, high)| low > 0.0 || high < 0.0) && mean.abs() > z * deviation;
+        // The ends, drawn out as far as a normal distribution's would be for as many comparisons as are made.
+        let beyond = ends.zip(at(0.5)).is_some_and(|((low, high), middle)| {
+            let reach = z / 2.576;
+            middle - (middle - low) * reach > 0.0 || middle + (high - middle) * reach < 0.0
+        });
         let as_change = |d: f64| if i == 4 { d } else { 100.0 * d.exp_m1() };
         let between = ends.map(|(low, high)| (as_change(low), as_change(high)));
         changes.push(change(name, i, (a, b), between, beyond, LEAST));
