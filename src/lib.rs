@@ -13,6 +13,7 @@ pub mod clock;
 pub mod collect;
 pub mod demo;
 pub mod error;
+pub mod load;
 pub mod native;
 pub mod os;
 pub mod python;
