@@ -36,6 +36,10 @@ fn drive(world: &mut World, class: usize, requests: usize) -> Trace {
     let (mut input, mut now) = (Input::Go, 0_u64);
     let mut stopping = false;
     for _ in 0..10_000 {
+        // A user that only raises has shown enough.
+        if trace.exceptions.len() >= 3 && trace.requests.is_empty() {
+            break;
+        }
         match user.resume(&mut world.machine, input, now, now as i64 / 1000) {
             Effect::Request(request) => {
                 let token = trace.requests.len() as u64;
@@ -403,7 +407,7 @@ fn mutated_files_never_break_the_machine() {
     let options = Options { limits, ..Options::default() };
     let words = ["(", ")", "[", "]", ":", "\n", "  ", "=", "lambda x: ", "0", "-", "'", "self", "while True:", "try:", "**", "*", "None", "[x for x in ", "in", ".append", "del ", "return "];
     let mut ran = 0;
-    for _ in 0..600 {
+    for _ in 0..200 {
         let mut text = GAME.as_bytes().to_vec();
         for _ in 0..=chance.below(4) {
             let at = chance.below(text.len() as u64) as usize;

@@ -35,6 +35,10 @@ impl Vm<'_> {
                 Ok(())
             }
             Value::Class(class) => self.instantiate(class, args),
+            Value::Module(number) if modules::name(number).starts_with("datetime.date") => {
+                self.t.stack.push(modules::numbers::make_date(&args));
+                Ok(())
+            }
             Value::Wait(wait) => {
                 let seconds = super::super::user::wait_seconds(*wait, self.chance);
                 self.t.stack.push(Value::Float(seconds));

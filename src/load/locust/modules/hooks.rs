@@ -46,8 +46,6 @@ static ORDER: Native = Native {
     },
 };
 
-static SAME: Native = Native { name: "same", call: |_, args| Ok(args.pos.last().cloned().unwrap_or(Value::None)) };
-
 fn weigh(target: &Value, weight: i64) -> R<Value> {
     if !(0..=1_000_000).contains(&weight) {
         return Err(raise("ValueError", "a task's weight is from 0 to 1000000"));
@@ -137,8 +135,3 @@ pub const NOTHING: &[Native] = natives! {
     "disable_warnings" => |_, _| Ok(Value::None),
     "warn" => |_, _| Ok(Value::None),
 };
-
-/// A decorator that leaves what it decorates as it is.
-pub fn same() -> Value {
-    Value::Native(&SAME)
-}
