@@ -217,7 +217,9 @@ pub fn percent(text: &str, values: &Value) -> R<Value> {
         let shown = match kind {
             's' => Value::string(self::text(&value)?),
             'r' => Value::string(repr(&value)?),
-            'd' | 'i' | 'u' => Value::Int(value.as_f64().ok_or_else(|| type_error("%d format: a number is required"))? as i64),
+            'd' | 'i' | 'u' => {
+                Value::Int(value.as_f64().ok_or_else(|| type_error("%d format: a number is required"))? as i64)
+            }
             _ => value,
         };
         let kind = match kind {
@@ -272,7 +274,9 @@ pub fn format(value: &Value, spec: &str) -> R<String> {
     }
     let mut body = match (kind, value) {
         (None | Some('s'), Value::Str(s)) => precision.map_or_else(|| s.to_string(), |p| s.chars().take(p).collect()),
-        (Some('d'), _) => value.as_int().ok_or_else(|| raise("ValueError", "format code 'd' needs a whole number"))?.to_string(),
+        (Some('d'), _) => {
+            value.as_int().ok_or_else(|| raise("ValueError", "format code 'd' needs a whole number"))?.to_string()
+        }
         (Some('x'), _) => format!("{}{:x}", if alternate { "0x" } else { "" }, value.as_int().unwrap_or(0)),
         (Some('X'), _) => format!("{:X}", value.as_int().unwrap_or(0)),
         (Some('b'), _) => format!("{:b}", value.as_int().unwrap_or(0)),
@@ -309,7 +313,9 @@ pub fn format(value: &Value, spec: &str) -> R<String> {
 }
 
 fn number(value: &Value) -> R<f64> {
-    value.as_f64().ok_or_else(|| raise("ValueError", format!("a number is needed for this format, not {}", value.type_name())))
+    value
+        .as_f64()
+        .ok_or_else(|| raise("ValueError", format!("a number is needed for this format, not {}", value.type_name())))
 }
 
 fn grouped(number: &str, mark: char) -> String {

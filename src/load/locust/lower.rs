@@ -83,7 +83,15 @@ fn too_deep(source: &str) -> Option<usize> {
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        run = if matches!(byte, b'-' | b'+' | b'~' | b'*') && !matches!(source.as_bytes().get(offset + 1), Some(b'-' | b'=' | b'*' | b'#')) { run + 1 } else if byte == b' ' { run } else { 0 };
+        run = if matches!(byte, b'-' | b'+' | b'~' | b'*')
+            && !matches!(source.as_bytes().get(offset + 1), Some(b'-' | b'=' | b'*' | b'#'))
+        {
+            run + 1
+        } else if byte == b' ' {
+            run
+        } else {
+            0
+        };
         if depth > 5000 || run > 5000 {
             return Some(offset);
         }
@@ -197,7 +205,8 @@ impl<'a> Lower<'a> {
     fn finish(mut self) -> Result<Program, Vec<Problem>> {
         for (name, line) in std::mem::take(&mut self.called) {
             if !self.given.contains(&name) && !modules::is_known_method(&name) {
-                self.problems.push(Problem { line, what: format!("a call of .{name}(): no object here has such a method") });
+                self.problems
+                    .push(Problem { line, what: format!("a call of .{name}(): no object here has such a method") });
             }
         }
         self.program.remarks.sort();
@@ -385,7 +394,11 @@ impl<'a> Lower<'a> {
             {
                 let what = format!("import of {module}: not built in here (used on line {})", self.line);
                 let problem = Problem { line: *line, what };
-                if !self.problems.iter().any(|p| p.line == problem.line && p.what.starts_with(&format!("import of {module}:"))) {
+                if !self
+                    .problems
+                    .iter()
+                    .any(|p| p.line == problem.line && p.what.starts_with(&format!("import of {module}:")))
+                {
                     self.problems.push(problem);
                 }
             }
@@ -397,7 +410,11 @@ impl<'a> Lower<'a> {
             self.emit(Instr::LoadModule(module));
             self.emit(Instr::Attr(sym));
         } else if name == "__name__" || name == "__file__" {
-            let text = if name == "__name__" { "locustfile".to_owned() } else { self.program.directory.join(&self.program.file).display().to_string() };
+            let text = if name == "__name__" {
+                "locustfile".to_owned()
+            } else {
+                self.program.directory.join(&self.program.file).display().to_string()
+            };
             let text = self.text(&text);
             self.emit(Instr::Const(text));
         } else {

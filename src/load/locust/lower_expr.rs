@@ -146,7 +146,8 @@ impl<'a> Lower<'a> {
                 for (i, value) in b.values.iter().enumerate() {
                     self.expr(value);
                     if i + 1 < b.values.len() {
-                        let jump = if b.op == BoolOp::And { Instr::JumpIfFalseKeep(0) } else { Instr::JumpIfTrueKeep(0) };
+                        let jump =
+                            if b.op == BoolOp::And { Instr::JumpIfFalseKeep(0) } else { Instr::JumpIfTrueKeep(0) };
                         jumps.push(self.jump(jump));
                     }
                 }
@@ -314,7 +315,8 @@ impl<'a> Lower<'a> {
 
     fn call(&mut self, call: &'a ExprCall) {
         let arguments = &call.arguments;
-        let spread = arguments.args.iter().any(Expr::is_starred_expr) || arguments.keywords.iter().any(|k| k.arg.is_none());
+        let spread =
+            arguments.args.iter().any(Expr::is_starred_expr) || arguments.keywords.iter().any(|k| k.arg.is_none());
         // super(): the object is the first parameter of the method around.
         if let Expr::Name(name) = &*call.func
             && name.id.as_str() == "super"

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ruff_python_ast::{ExceptHandler, Expr, Parameters, Stmt, StmtClassDef, StmtFunctionDef, StmtImportFrom, StmtTry, StmtWith};
+use ruff_python_ast::{
+    ExceptHandler, Expr, Parameters, Stmt, StmtClassDef, StmtFunctionDef, StmtImportFrom, StmtTry, StmtWith,
+};
 
 use super::super::code::{Const, Instr};
 use super::super::modules;
@@ -504,7 +506,9 @@ impl<'a> Lower<'a> {
         }
         let mut count = 0;
         if let Some(arguments) = &c.arguments {
-            if !arguments.keywords.is_empty() && !arguments.keywords.iter().all(|k| k.arg.as_ref().is_some_and(|a| a == "metaclass")) {
+            if !arguments.keywords.is_empty()
+                && !arguments.keywords.iter().all(|k| k.arg.as_ref().is_some_and(|a| a == "metaclass"))
+            {
                 self.refuse_statement("keywords of a class");
             }
             for base in &arguments.args {

@@ -10,19 +10,156 @@ use super::vm::{Args, R, Vm, extend, push_to, put, raise};
 /// All names that [`call`] knows, and those of clients, answers, users and hooks: a call of anything else is refused before
 /// the run.
 pub const KNOWN: &[&str] = &[
-    "upper", "lower", "strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "join", "replace", "startswith", "endswith",
-    "format", "find", "rfind", "index", "count", "title", "capitalize", "zfill", "isdigit", "isalpha", "isalnum", "isnumeric",
-    "isupper", "islower", "isspace", "encode", "decode", "ljust", "rjust", "center", "partition", "rpartition", "removeprefix",
-    "removesuffix", "swapcase", "append", "extend", "insert", "pop", "remove", "sort", "reverse", "clear", "copy", "get", "keys",
-    "values", "items", "update", "setdefault", "popitem", "fromkeys", "add", "discard", "union", "intersection", "difference",
-    "group", "groups", "groupdict", "start", "end", "search", "match", "findall", "sub", "fullmatch", "isoformat", "strftime",
-    "timestamp", "total_seconds", "date", "time", "weekday", "hex", "popleft", "appendleft", "put", "get_nowait", "empty", "put_nowait",
-    "qsize", "isdisjoint", "issubset", "issuperset", "casefold", "acquire", "release", "read", "readline", "readlines", "write", "close",
-    "post", "patch", "delete", "head", "options", "request", "json", "success", "failure", "iter_lines", "iter_content",
-    "raise_for_status", "add_listener", "interrupt", "wait", "schedule_task", "quit", "stop", "fire", "on_start", "on_stop",
-    "setup", "teardown", "run", "get_run_time", "get_current_user_count", "rename_request", "mount", "add_argument", "info", "debug",
-    "warning", "warn", "error", "critical", "exception", "setLevel", "__init__", "replace", "seek", "flush", "choice", "randint", "random",
-    "uniform", "shuffle", "sample", "nextrow", "rename", "writerow", "astimezone", "dict", "set", "set_header", "reset_all",
+    "upper",
+    "lower",
+    "strip",
+    "lstrip",
+    "rstrip",
+    "split",
+    "rsplit",
+    "splitlines",
+    "join",
+    "replace",
+    "startswith",
+    "endswith",
+    "format",
+    "find",
+    "rfind",
+    "index",
+    "count",
+    "title",
+    "capitalize",
+    "zfill",
+    "isdigit",
+    "isalpha",
+    "isalnum",
+    "isnumeric",
+    "isupper",
+    "islower",
+    "isspace",
+    "encode",
+    "decode",
+    "ljust",
+    "rjust",
+    "center",
+    "partition",
+    "rpartition",
+    "removeprefix",
+    "removesuffix",
+    "swapcase",
+    "append",
+    "extend",
+    "insert",
+    "pop",
+    "remove",
+    "sort",
+    "reverse",
+    "clear",
+    "copy",
+    "get",
+    "keys",
+    "values",
+    "items",
+    "update",
+    "setdefault",
+    "popitem",
+    "fromkeys",
+    "add",
+    "discard",
+    "union",
+    "intersection",
+    "difference",
+    "group",
+    "groups",
+    "groupdict",
+    "start",
+    "end",
+    "search",
+    "match",
+    "findall",
+    "sub",
+    "fullmatch",
+    "isoformat",
+    "strftime",
+    "timestamp",
+    "total_seconds",
+    "date",
+    "time",
+    "weekday",
+    "hex",
+    "popleft",
+    "appendleft",
+    "put",
+    "get_nowait",
+    "empty",
+    "put_nowait",
+    "qsize",
+    "isdisjoint",
+    "issubset",
+    "issuperset",
+    "casefold",
+    "acquire",
+    "release",
+    "read",
+    "readline",
+    "readlines",
+    "write",
+    "close",
+    "post",
+    "patch",
+    "delete",
+    "head",
+    "options",
+    "request",
+    "json",
+    "success",
+    "failure",
+    "iter_lines",
+    "iter_content",
+    "raise_for_status",
+    "add_listener",
+    "interrupt",
+    "wait",
+    "schedule_task",
+    "quit",
+    "stop",
+    "fire",
+    "on_start",
+    "on_stop",
+    "setup",
+    "teardown",
+    "run",
+    "get_run_time",
+    "get_current_user_count",
+    "rename_request",
+    "mount",
+    "add_argument",
+    "info",
+    "debug",
+    "warning",
+    "warn",
+    "error",
+    "critical",
+    "exception",
+    "setLevel",
+    "__init__",
+    "replace",
+    "seek",
+    "flush",
+    "choice",
+    "randint",
+    "random",
+    "uniform",
+    "shuffle",
+    "sample",
+    "nextrow",
+    "rename",
+    "writerow",
+    "astimezone",
+    "dict",
+    "set",
+    "set_header",
+    "reset_all",
 ];
 
 fn strings(values: impl Iterator<Item = impl AsRef<str>>) -> Value {
@@ -57,7 +194,9 @@ pub fn call(vm: &mut Vm<'_>, object: &Value, name: &str, args: Args) -> R<Value>
                 }
                 found.map(|i| Value::Int(i as i64)).ok_or_else(|| raise("ValueError", "tuple.index(x): x not in tuple"))
             }
-            ("count", Some(x)) => Ok(Value::Int(t.iter().filter(|v| ops::equal(v, x, 0).unwrap_or(false)).count() as i64)),
+            ("count", Some(x)) => {
+                Ok(Value::Int(t.iter().filter(|v| ops::equal(v, x, 0).unwrap_or(false)).count() as i64))
+            }
             _ => Err(wrong(object, name)),
         },
         Value::Dict(d) => dict(vm, d, name, args),
@@ -98,13 +237,16 @@ fn text(vm: &mut Vm<'_>, s: &str, name: &str, args: Args) -> R<Value> {
             let all = name == "title";
             s.chars()
                 .map(|c| {
-                    let out = if start { c.to_uppercase().next().unwrap_or(c) } else { c.to_lowercase().next().unwrap_or(c) };
+                    let out =
+                        if start { c.to_uppercase().next().unwrap_or(c) } else { c.to_lowercase().next().unwrap_or(c) };
                     start = all && !c.is_alphabetic();
                     out
                 })
                 .collect()
         }
-        "swapcase" => s.chars().map(|c| if c.is_uppercase() { c.to_ascii_lowercase() } else { c.to_ascii_uppercase() }).collect(),
+        "swapcase" => {
+            s.chars().map(|c| if c.is_uppercase() { c.to_ascii_lowercase() } else { c.to_ascii_uppercase() }).collect()
+        }
         "replace" => {
             let (from, to) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
             ops::fits(s.len().saturating_add(s.matches(from).count().saturating_mul(to.len())))?;
@@ -172,9 +314,17 @@ fn text_facts(vm: &mut Vm<'_>, s: &str, name: &str, args: &Args) -> R<Value> {
         "encode" => Value::Bytes(s.as_bytes().into()),
         "splitlines" => strings(s.lines()),
         "split" | "rsplit" => {
-            let sep = args.pos.first().cloned().or_else(|| args.kw.iter().find(|(n, _)| &*vm.m.name(*n) == "sep").map(|(_, v)| v.clone()));
-            let max = args.pos.get(1).or_else(|| args.kw.iter().find(|(n, _)| &*vm.m.name(*n) == "maxsplit").map(|(_, v)| v));
-            let max = max.and_then(Value::as_int).and_then(|n| usize::try_from(n).ok()).map_or(usize::MAX, |n| n.saturating_add(1));
+            let sep = args
+                .pos
+                .first()
+                .cloned()
+                .or_else(|| args.kw.iter().find(|(n, _)| &*vm.m.name(*n) == "sep").map(|(_, v)| v.clone()));
+            let max =
+                args.pos.get(1).or_else(|| args.kw.iter().find(|(n, _)| &*vm.m.name(*n) == "maxsplit").map(|(_, v)| v));
+            let max = max
+                .and_then(Value::as_int)
+                .and_then(|n| usize::try_from(n).ok())
+                .map_or(usize::MAX, |n| n.saturating_add(1));
             match sep.as_ref().and_then(Value::as_str) {
                 Some("") => return Err(raise("ValueError", "empty separator")),
                 Some(sep) if name == "rsplit" => {
@@ -292,7 +442,9 @@ fn dict(vm: &mut Vm<'_>, d: &Rc<Dict>, name: &str, args: Args) -> R<Value> {
         ("update", more) => {
             let mut entries: Vec<(Key, Value)> = Vec::new();
             match more {
-                Some(Value::Dict(more)) => entries.extend(more.map.borrow().iter().map(|(k, v)| (k.clone(), v.clone()))),
+                Some(Value::Dict(more)) => {
+                    entries.extend(more.map.borrow().iter().map(|(k, v)| (k.clone(), v.clone())))
+                }
                 Some(other) => {
                     for pair in vm.all_of(other)? {
                         let pair = vm.all_of(&pair)?;
@@ -330,7 +482,8 @@ fn dict(vm: &mut Vm<'_>, d: &Rc<Dict>, name: &str, args: Args) -> R<Value> {
         }
         ("popitem", _) => {
             let last = d.map.borrow_mut().pop();
-            last.map(|(k, v)| Value::tuple(vec![k.0, v])).ok_or_else(|| raise("KeyError", "popitem(): dictionary is empty"))
+            last.map(|(k, v)| Value::tuple(vec![k.0, v]))
+                .ok_or_else(|| raise("KeyError", "popitem(): dictionary is empty"))
         }
         ("copy" | "dict", _) => Ok(Value::dict(d.map.borrow().clone())),
         ("clear", _) => {
@@ -383,7 +536,14 @@ fn set(vm: &mut Vm<'_>, s: &Rc<Dict>, name: &str, args: Args) -> R<Value> {
         ("intersection" | "difference", _) => {
             let other = other(vm)?;
             let keep = name == "intersection";
-            make(s.map.borrow().iter().filter(|(k, _)| other.contains_key(*k) == keep).map(|(k, v)| (k.clone(), v.clone())).collect())
+            make(
+                s.map
+                    .borrow()
+                    .iter()
+                    .filter(|(k, _)| other.contains_key(*k) == keep)
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect(),
+            )
         }
         ("issubset", _) => {
             let other = other(vm)?;
@@ -404,7 +564,10 @@ impl Match {
             Value::Str(name) => self.names.iter().find(|(n, _)| **n == ***name).map(|(_, i)| *i),
             other => other.as_int().and_then(|n| usize::try_from(n).ok()),
         };
-        number.and_then(|i| self.groups.get(i)).and_then(Option::as_ref).map_or(Value::None, |(_, _, text)| Value::str(text))
+        number
+            .and_then(|i| self.groups.get(i))
+            .and_then(Option::as_ref)
+            .map_or(Value::None, |(_, _, text)| Value::str(text))
     }
 }
 

@@ -90,7 +90,8 @@ impl Locustfile {
     /// `Usage` for a file that cannot be read, or with all that cannot be run, a line each.
     pub fn load(path: &Path) -> Result<Self> {
         let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let source = std::fs::read(path).map_err(|e| Error::usage(format!("cannot read the locustfile {}", path.display())).caused_by(e))?;
+        let source = std::fs::read(path)
+            .map_err(|e| Error::usage(format!("cannot read the locustfile {}", path.display())).caused_by(e))?;
         let directory = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
         Self::of_source(&file, &directory, &String::from_utf8_lossy(&source)).map_err(|problems| {
             let mut text = format!("{} cannot be run without Python:", path.display());
@@ -141,7 +142,8 @@ impl Locustfile {
         let mut chance = Chance::new(seed, u64::MAX);
         let mut turns = 0_u64;
         loop {
-            let mut vm = Vm { m: &mut machine, t: &mut thread, chance: &mut chance, now_ns: 0, wall_us: now_us(), nested: 0 };
+            let mut vm =
+                Vm { m: &mut machine, t: &mut thread, chance: &mut chance, now_ns: 0, wall_us: now_us(), nested: 0 };
             if turns == 0 {
                 vm.begin_module();
             }
@@ -154,7 +156,10 @@ impl Locustfile {
                         Effect::Request(_) => "a request",
                         _ => "a pause",
                     };
-                    return Err(Error::usage(format!("{}: {what} while the file is loaded is not supported", self.program.file)));
+                    return Err(Error::usage(format!(
+                        "{}: {what} while the file is loaded is not supported",
+                        self.program.file
+                    )));
                 }
                 Err(raised) => {
                     let exception = vm.exception_of(raised);
@@ -201,14 +206,16 @@ impl World {
     fn call(&mut self, function: &Value, args: Vec<Value>) -> std::result::Result<Value, Exception> {
         let mut thread = Thread::default();
         let mut chance = Chance::new(0, u64::MAX - 1);
-        let mut vm = Vm { m: &mut self.machine, t: &mut thread, chance: &mut chance, now_ns: 0, wall_us: now_us(), nested: 0 };
+        let mut vm =
+            Vm { m: &mut self.machine, t: &mut thread, chance: &mut chance, now_ns: 0, wall_us: now_us(), nested: 0 };
         vm.call_now(function, Args::of(args)).map_err(|e| vm.exception_of(e))
     }
 
     /// Calls the listeners of an event of the run (`test_start`, `test_stop`, `quitting`); what they raise goes to the log.
     pub fn fire(&mut self, event: &str) {
         let sym = self.machine.sym(event);
-        let listeners: Vec<Value> = self.machine.listeners.iter().filter(|(e, _)| *e == sym).map(|(_, f)| f.clone()).collect();
+        let listeners: Vec<Value> =
+            self.machine.listeners.iter().filter(|(e, _)| *e == sym).map(|(_, f)| f.clone()).collect();
         for listener in listeners {
             let environment = self.machine.environment.clone().map_or(Value::None, Value::Object);
             let kw = match event {
@@ -218,8 +225,19 @@ impl World {
             let kw = vec![(self.machine.sym(kw.0), kw.1)];
             let mut thread = Thread::default();
             let mut chance = Chance::new(0, u64::MAX - 1);
-            let mut vm = Vm { m: &mut self.machine, t: &mut thread, chance: &mut chance, now_ns: 0, wall_us: now_us(), nested: 0 };
-            let pos = if event == "init_command_line_parser" { kw.iter().map(|(_, v)| v.clone()).collect() } else { Vec::new() };
+            let mut vm = Vm {
+                m: &mut self.machine,
+                t: &mut thread,
+                chance: &mut chance,
+                now_ns: 0,
+                wall_us: now_us(),
+                nested: 0,
+            };
+            let pos = if event == "init_command_line_parser" {
+                kw.iter().map(|(_, v)| v.clone()).collect()
+            } else {
+                Vec::new()
+            };
             let kw = if event == "init_command_line_parser" { Vec::new() } else { kw };
             if let Err(raised) = vm.call_now(&listener, Args { pos, kw }) {
                 let exception = vm.exception_of(raised);
@@ -238,7 +256,11 @@ impl World {
             all.push(UserClass {
                 name: class.name.clone(),
                 weight: class.find(names[0]).and_then(|v| v.as_f64()).unwrap_or(1.0),
-                fixed_count: class.find(names[1]).and_then(|v| v.as_int()).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
+                fixed_count: class
+                    .find(names[1])
+                    .and_then(|v| v.as_int())
+                    .and_then(|n| u32::try_from(n).ok())
+                    .filter(|n| *n > 0),
                 host: class.find(names[2]).and_then(|v| v.as_str().map(str::to_owned)),
                 tasks,
             });
@@ -251,7 +273,8 @@ impl World {
     /// # Errors
     /// `Usage` when there is no such class.
     pub fn user(&mut self, class: usize, seed: u64, index: u64) -> Result<User> {
-        let class = self.classes.get(class).cloned().ok_or_else(|| Error::usage(format!("no user class number {class}")))?;
+        let class =
+            self.classes.get(class).cloned().ok_or_else(|| Error::usage(format!("no user class number {class}")))?;
         Ok(User::new(&mut self.machine, &class, Chance::new(seed, index)))
     }
 
@@ -262,14 +285,17 @@ impl World {
     /// What its `tick` raised.
     pub fn shape(&mut self, run_time_s: f64, users: u32) -> std::result::Result<Option<Option<(u32, f64)>>, Exception> {
         let Some(shape) = self.shape.clone() else { return Ok(None) };
-        let (tick, time, count) = (self.machine.sym("tick"), self.machine.sym("_run_time"), self.machine.sym("_user_count"));
+        let (tick, time, count) =
+            (self.machine.sym("tick"), self.machine.sym("_run_time"), self.machine.sym("_user_count"));
         let Value::Object(object) = &shape else { return Ok(None) };
         object.set(time, Value::Float(run_time_s));
         object.set(count, Value::Int(i64::from(users)));
         let Some(function) = object.class.find(tick) else { return Ok(None) };
         let wanted = self.call(&function, vec![shape.clone()])?;
         Ok(Some(match wanted {
-            Value::Tuple(t) => t.first().and_then(Value::as_f64).zip(t.get(1).and_then(Value::as_f64)).map(|(u, r)| (u as u32, r)),
+            Value::Tuple(t) => {
+                t.first().and_then(Value::as_f64).zip(t.get(1).and_then(Value::as_f64)).map(|(u, r)| (u as u32, r))
+            }
             _ => None,
         }))
     }

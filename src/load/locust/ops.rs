@@ -113,7 +113,11 @@ pub fn order(a: &Value, b: &Value, depth: u32) -> R<Ordering> {
         (Value::List(a), Value::List(b)) => order_all(&a.0.borrow(), &b.0.borrow(), depth),
         _ => match (a.as_f64(), b.as_f64()) {
             (Some(x), Some(y)) => Ok(x.partial_cmp(&y).unwrap_or(Ordering::Greater)),
-            _ => Err(type_error(format!("'<' not supported between instances of '{}' and '{}'", a.type_name(), b.type_name()))),
+            _ => Err(type_error(format!(
+                "'<' not supported between instances of '{}' and '{}'",
+                a.type_name(),
+                b.type_name()
+            ))),
         },
     }
 }
@@ -252,7 +256,11 @@ fn mixed(op: Binary, a: &Value, b: &Value) -> R<Value> {
         (Binary::Sub, Value::Date(x), Value::Delta(y)) => Ok(Value::Date(Rc::new(x.wrapping_sub(**y)))),
         (Binary::Add, Value::Delta(x), Value::Delta(y)) => Ok(Value::Delta(Rc::new(x.wrapping_add(**y)))),
         (Binary::Sub, Value::Delta(x), Value::Delta(y)) => Ok(Value::Delta(Rc::new(x.wrapping_sub(**y)))),
-        _ => Err(type_error(format!("unsupported operand types for {op:?}: '{}' and '{}'", a.type_name(), b.type_name()))),
+        _ => Err(type_error(format!(
+            "unsupported operand types for {op:?}: '{}' and '{}'",
+            a.type_name(),
+            b.type_name()
+        ))),
     }
 }
 
@@ -282,7 +290,11 @@ fn repeat(value: &Value, n: i64) -> R<Value> {
 
 /// Refuses what would be too long.
 pub fn fits(len: usize) -> R<()> {
-    if len > SIZE_LIMIT { Err(raise("MemoryError", format!("{len} elements or bytes: at most {SIZE_LIMIT} are kept here"))) } else { Ok(()) }
+    if len > SIZE_LIMIT {
+        Err(raise("MemoryError", format!("{len} elements or bytes: at most {SIZE_LIMIT} are kept here")))
+    } else {
+        Ok(())
+    }
 }
 
 /// `op a`.
@@ -293,7 +305,9 @@ pub fn unary(op: Unary, a: &Value) -> R<Value> {
         (Unary::Plus, Value::Float(_)) => Ok(a.clone()),
         (Unary::Minus, Value::Delta(d)) => Ok(Value::Delta(Rc::new(d.wrapping_neg()))),
         _ => {
-            let n = a.as_int().ok_or_else(|| type_error(format!("bad operand type for unary operator: '{}'", a.type_name())))?;
+            let n = a
+                .as_int()
+                .ok_or_else(|| type_error(format!("bad operand type for unary operator: '{}'", a.type_name())))?;
             match op {
                 Unary::Minus => n.checked_neg().map(Value::Int).ok_or_else(overflow),
                 Unary::Invert => Ok(Value::Int(!n)),
@@ -337,7 +351,11 @@ pub fn key(value: &Value) -> R<Key> {
             _ => true,
         }
     }
-    if hashable(value, 0) { Ok(Key(value.clone())) } else { Err(type_error(format!("unhashable type: '{}'", value.type_name()))) }
+    if hashable(value, 0) {
+        Ok(Key(value.clone()))
+    } else {
+        Err(type_error(format!("unhashable type: '{}'", value.type_name())))
+    }
 }
 
 /// The place an index means in something of this length.
@@ -365,10 +383,13 @@ pub fn index(object: &Value, at: &Value) -> R<Value> {
         }
         Value::Str(s) => {
             let n = number()?;
-            let found = if n >= 0 { s.chars().nth(n as usize) } else { s.chars().rev().nth(n.unsigned_abs() as usize - 1) };
+            let found =
+                if n >= 0 { s.chars().nth(n as usize) } else { s.chars().rev().nth(n.unsigned_abs() as usize - 1) };
             found.map(|c| Value::string(c.to_string())).ok_or_else(beyond)
         }
-        Value::Bytes(b) => place(number()?, b.len()).and_then(|i| b.get(i)).map(|b| Value::Int(i64::from(*b))).ok_or_else(beyond),
+        Value::Bytes(b) => {
+            place(number()?, b.len()).and_then(|i| b.get(i)).map(|b| Value::Int(i64::from(*b))).ok_or_else(beyond)
+        }
         Value::Range(r) => {
             let n = place(number()?, range_len(r) as usize).ok_or_else(beyond)?;
             Ok(Value::Int(r[0] + n as i64 * r[2]))
@@ -390,7 +411,11 @@ fn slice(object: &Value, parts: &[Value; 3]) -> R<Value> {
             Some(i) if step > 0 => (if i < 0 { i.saturating_add(n) } else { i }).clamp(0, n),
             Some(i) => (if i < 0 { i.saturating_add(n) } else { i }).clamp(-1, n - 1),
         };
-        let (mut at, end) = if step > 0 { (clamp(&parts[0], 0), clamp(&parts[1], n)) } else { (clamp(&parts[0], n - 1), clamp(&parts[1], -1)) };
+        let (mut at, end) = if step > 0 {
+            (clamp(&parts[0], 0), clamp(&parts[1], n))
+        } else {
+            (clamp(&parts[0], n - 1), clamp(&parts[1], -1))
+        };
         let mut picked = Vec::new();
         while (step > 0 && at < end) || (step < 0 && at > end) {
             picked.push(at as usize);

@@ -158,7 +158,10 @@ fn a_game_users_requests_are_those_of_its_file() {
         assert_eq!(verdict.failure.is_some(), failed, "{verdict:?}");
     }
     let missing = trace.verdicts.iter().find(|v| v.failure.is_some()).unwrap();
-    assert_eq!(missing.failure.as_deref(), Some("HTTPError('404 Client Error: Not Found for url: /missing?a=x+y&b=1&b=2')"));
+    assert_eq!(
+        missing.failure.as_deref(),
+        Some("HTTPError('404 Client Error: Not Found for url: /missing?a=x+y&b=1&b=2')")
+    );
 }
 
 #[test]
@@ -384,13 +387,23 @@ fn hostile_files_end_by_their_bounds() {
         "2 ** 100000",
         "self.wait_time = 1\n    super().nothing()",
     ] {
-        let source = format!("from locust import HttpUser, task, constant\nclass U(HttpUser):\n  wait_time = constant(1)\n  @task\n  def t(self):\n    {task}\n    self.client.get('/')\n");
+        let source = format!(
+            "from locust import HttpUser, task, constant\nclass U(HttpUser):\n  wait_time = constant(1)\n  @task\n  def t(self):\n    {task}\n    self.client.get('/')\n"
+        );
         let Ok(file) = Locustfile::of_source("f", Path::new("."), &source) else { continue };
         let mut world = file.world(&options, 1).unwrap();
         let trace = drive(&mut world, 0, 2);
         assert!(!trace.exceptions.is_empty() || !trace.requests.is_empty(), "{task}");
     }
-    for source in ["(".repeat(100_000), "-".repeat(100_000) + "1", "a".to_owned() + &".b".repeat(50_000), "1+".repeat(60_000) + "1", "not ".repeat(50_000) + "1", "x if y else ".repeat(20_000) + "1", "lambda: ".repeat(20_000) + "1"] {
+    for source in [
+        "(".repeat(100_000),
+        "-".repeat(100_000) + "1",
+        "a".to_owned() + &".b".repeat(50_000),
+        "1+".repeat(60_000) + "1",
+        "not ".repeat(50_000) + "1",
+        "x if y else ".repeat(20_000) + "1",
+        "lambda: ".repeat(20_000) + "1",
+    ] {
         assert!(Locustfile::of_source("f", Path::new("."), &source).is_err());
     }
 }
@@ -405,11 +418,35 @@ fn mutated_files_never_break_the_machine() {
     let mut chance = Chance::new(3, 4);
     let limits = Limits { steps: 20_000, slice: 2000, memory: live_start() + (64 << 20), frames: 60 };
     let options = Options { limits, ..Options::default() };
-    let words = ["(", ")", "[", "]", ":", "\n", "  ", "=", "lambda x: ", "0", "-", "'", "self", "while True:", "try:", "**", "*", "None", "[x for x in ", "in", ".append", "del ", "return "];
+    let words = [
+        "(",
+        ")",
+        "[",
+        "]",
+        ":",
+        "\n",
+        "  ",
+        "=",
+        "lambda x: ",
+        "0",
+        "-",
+        "'",
+        "self",
+        "while True:",
+        "try:",
+        "**",
+        "*",
+        "None",
+        "[x for x in ",
+        "in",
+        ".append",
+        "del ",
+        "return ",
+    ];
     let mut ran = 0;
-    for _ in 0..200 {
+    for _ in 0..400 {
         let mut text = GAME.as_bytes().to_vec();
-        for _ in 0..=chance.below(4) {
+        for _ in 0..=chance.below(2) {
             let at = chance.below(text.len() as u64) as usize;
             match chance.below(3) {
                 0 => drop(text.drain(at..(at + chance.below(12) as usize).min(text.len()))),
@@ -470,7 +507,8 @@ fn corpus() {
         let directory = path.parent().unwrap();
         let outcome = match Locustfile::of_source(&name, directory, &source) {
             Err(p) => format!("refused: line {}: {}", p[0].line, p[0].what),
-            Ok(file) => match file.world(&Options { host: Some("http://127.0.0.1:1".into()), ..Options::default() }, 1) {
+            Ok(file) => match file.world(&Options { host: Some("http://127.0.0.1:1".into()), ..Options::default() }, 1)
+            {
                 Err(e) => format!("does not load: {e}"),
                 Ok(mut world) => {
                     let classes = world.classes().len();
@@ -480,7 +518,14 @@ fn corpus() {
                         requests += trace.requests.len();
                         exceptions.extend(trace.exceptions);
                     }
-                    let faults: Vec<_> = exceptions.iter().filter(|e| ["AttributeError", "TypeError", "NotImplemented", "NameError", "RuntimeError", "more than"].iter().any(|w| e.message.starts_with(w))).collect();
+                    let faults: Vec<_> = exceptions
+                        .iter()
+                        .filter(|e| {
+                            ["AttributeError", "TypeError", "NotImplemented", "NameError", "RuntimeError", "more than"]
+                                .iter()
+                                .any(|w| e.message.starts_with(w))
+                        })
+                        .collect();
                     if classes == 0 {
                         "no user class".to_owned()
                     } else if requests == 0 {

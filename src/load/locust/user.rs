@@ -152,9 +152,11 @@ pub(super) fn method(vm: &mut Vm<'_>, object: &Rc<Object>, name: Sym, args: Args
             vm.t.awaits = Awaits::Go;
             Err(Raise::Suspend(Box::new(Effect::Sleep(to_ns(seconds)))))
         }
-        (_, ClassKind::User | ClassKind::TaskSet | ClassKind::Sequence, "on_start" | "on_stop" | "schedule_task" | "setup" | "teardown") => {
-            Ok(Value::None)
-        }
+        (
+            _,
+            ClassKind::User | ClassKind::TaskSet | ClassKind::Sequence,
+            "on_start" | "on_stop" | "schedule_task" | "setup" | "teardown",
+        ) => Ok(Value::None),
         (_, ClassKind::Shape, "get_run_time") => Ok(file(vm, "_run_time")),
         (_, ClassKind::Shape, "get_current_user_count") => Ok(file(vm, "_user_count")),
         (_, ClassKind::Shape, "reset_time") => Ok(Value::None),
@@ -196,7 +198,8 @@ fn wait_of(vm: &mut Vm<'_>, object: &Value) -> R<Option<f64>> {
     let names = ["wait_time", "min_wait", "max_wait", "wait_function", "user"].map(|n| vm.m.sym(n));
     let mut found = o.get(names[0]).or_else(|| o.class.find(names[0]));
     let mut of = o.clone();
-    if found.is_none() && o.class.find(names[2]).is_none()
+    if found.is_none()
+        && o.class.find(names[2]).is_none()
         && let Some(Value::Object(user)) = o.get(names[4])
     {
         found = user.get(names[0]).or_else(|| user.class.find(names[0]));
@@ -352,11 +355,7 @@ impl User {
         let fatal = matches!(raised, Raise::Fatal(_));
         let (named, waits, exception): (String, bool, Exception) = {
             let mut vm = self.vm(m, now_ns, wall_us);
-            let (named, value) = if fatal {
-                (String::new(), None)
-            } else {
-                Raise::class_of(&raised)
-            };
+            let (named, value) = if fatal { (String::new(), None) } else { Raise::class_of(&raised) };
             let waits = value.as_deref() == Some("wait");
             (named, waits, vm.exception_of(raised))
         };
@@ -448,10 +447,16 @@ impl User {
             // A weight in a sequence is how often the task comes before the next one.
             let mut at = (level.next as i64) % total;
             level.next = level.next.wrapping_add(1);
-            tasks.iter().find(|(_, w)| { at -= w; at < 0 })
+            tasks.iter().find(|(_, w)| {
+                at -= w;
+                at < 0
+            })
         } else {
             let mut at = self.chance.below(total as u64) as i64;
-            tasks.iter().find(|(_, w)| { at -= w; at < 0 })
+            tasks.iter().find(|(_, w)| {
+                at -= w;
+                at < 0
+            })
         }
         .map(|(t, _)| t.clone());
         drop(tasks);
@@ -522,7 +527,11 @@ fn begin(vm: &mut Vm<'_>, object: &Rc<Object>, name: &str) -> R<Option<Effect>> 
 pub(super) fn environment(m: &mut Machine, host: Option<&str>) -> Rc<Object> {
     let host = host.map_or(Value::None, Value::str);
     let options = modules::object(m, "Namespace", vec![("host", host.clone())]);
-    let runner = modules::object(m, "Runner", vec![("user_count", Value::Int(0)), ("state", Value::str("running")), ("environment", Value::None)]);
+    let runner = modules::object(
+        m,
+        "Runner",
+        vec![("user_count", Value::Int(0)), ("state", Value::str("running")), ("environment", Value::None)],
+    );
     let events = modules::find("locust.events").map_or(Value::None, Value::Module);
     let attrs = vec![
         ("host", host),

@@ -149,7 +149,10 @@ impl Drop for Kids {
 
 /// Takes values down one after the other, whatever they hold.
 fn bury(values: Vec<Value>) {
-    if values.iter().all(|v| matches!(v, Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Str(_))) {
+    if values
+        .iter()
+        .all(|v| matches!(v, Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Str(_)))
+    {
         return;
     }
     // At the end of a thread the grave may be gone already; then there is nothing to be careful about any more.

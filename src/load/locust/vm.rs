@@ -333,7 +333,10 @@ impl Vm<'_> {
                     self.t.stack.truncate(base);
                 }
                 self.t.awaits = Awaits::Nothing;
-                Err(raise("RuntimeError", "a request or a pause in this place (a callback, a property) is not supported here"))
+                Err(raise(
+                    "RuntimeError",
+                    "a request or a pause in this place (a callback, a property) is not supported here",
+                ))
             }
             other => other,
         }
@@ -736,7 +739,8 @@ impl Vm<'_> {
                 let value = self.pop()?;
                 let values = self.all_of(&value)?;
                 if values.len() != n as usize {
-                    let message = format!("not enough or too many values to unpack (expected {n}, got {})", values.len());
+                    let message =
+                        format!("not enough or too many values to unpack (expected {n}, got {})", values.len());
                     return Err(raise("ValueError", message));
                 }
                 self.t.stack.extend(values.into_iter().rev());
@@ -916,8 +920,12 @@ impl Vm<'_> {
             Value::Iter(_) => return Ok(value.clone()),
             Value::List(l) => Iter::List(l.clone(), 0),
             Value::Tuple(t) => Iter::Values(t.to_vec().into_iter()),
-            Value::Str(s) => Iter::Values(s.chars().map(|c| Value::string(c.to_string())).collect::<Vec<_>>().into_iter()),
-            Value::Bytes(b) => Iter::Values(b.iter().map(|b| Value::Int(i64::from(*b))).collect::<Vec<_>>().into_iter()),
+            Value::Str(s) => {
+                Iter::Values(s.chars().map(|c| Value::string(c.to_string())).collect::<Vec<_>>().into_iter())
+            }
+            Value::Bytes(b) => {
+                Iter::Values(b.iter().map(|b| Value::Int(i64::from(*b))).collect::<Vec<_>>().into_iter())
+            }
             Value::Dict(d) | Value::Set(d) => {
                 Iter::Values(d.map.borrow().keys().map(|k| k.0.clone()).collect::<Vec<_>>().into_iter())
             }
@@ -1006,7 +1014,8 @@ fn store_index(object: &Value, at: &Value, value: Value) -> R<()> {
         Value::List(l) => {
             let n = at.as_int().ok_or_else(|| type_error("list indices must be integers"))?;
             let mut values = l.0.borrow_mut();
-            let place = ops::place(n, values.len()).ok_or_else(|| raise("IndexError", "list assignment index out of range"))?;
+            let place =
+                ops::place(n, values.len()).ok_or_else(|| raise("IndexError", "list assignment index out of range"))?;
             let old = values.get_mut(place).map(|slot| std::mem::replace(slot, value));
             drop(values);
             drop(old);

@@ -66,7 +66,10 @@ impl Vm<'_> {
                 Some(slot) if i < positional => *slot = Some(value),
                 _ if body.star => extra.push(value),
                 _ => {
-                    return Err(type_error(format!("{}() takes {positional} positional arguments but more were given", body.name)));
+                    return Err(type_error(format!(
+                        "{}() takes {positional} positional arguments but more were given",
+                        body.name
+                    )));
                 }
             }
         }
@@ -74,12 +77,18 @@ impl Vm<'_> {
         for (name, value) in args.kw {
             match body.params.iter().take(named).position(|p| *p == name) {
                 Some(i) if slots.get(i).is_some_and(Option::is_none) => slots[i] = Some(value),
-                Some(_) => return Err(type_error(format!("{}() got multiple values for '{}'", body.name, self.m.name(name)))),
+                Some(_) => {
+                    return Err(type_error(format!("{}() got multiple values for '{}'", body.name, self.m.name(name))));
+                }
                 None if body.double_star => {
                     more.insert(ops::key(&Value::str(&self.m.name(name)))?, value);
                 }
                 None => {
-                    return Err(type_error(format!("{}() got an unexpected keyword argument '{}'", body.name, self.m.name(name))));
+                    return Err(type_error(format!(
+                        "{}() got an unexpected keyword argument '{}'",
+                        body.name,
+                        self.m.name(name)
+                    )));
                 }
             }
         }
@@ -98,7 +107,11 @@ impl Vm<'_> {
         }
         if let Some(i) = slots.iter().take(named).position(Option::is_none) {
             let name = body.params.get(i).map(|p| self.m.name(*p));
-            return Err(type_error(format!("{}() missing the argument '{}'", body.name, name.as_deref().unwrap_or("?"))));
+            return Err(type_error(format!(
+                "{}() missing the argument '{}'",
+                body.name,
+                name.as_deref().unwrap_or("?")
+            )));
         }
         let mut at = named;
         if body.star {
@@ -129,7 +142,16 @@ impl Vm<'_> {
     /// Begins the module's body.
     pub(in super::super) fn begin_module(&mut self) {
         let env = Rc::new(Env { slots: RefCell::default(), outer: None });
-        self.t.frames.push(Frame { body: 0, pc: 0, base: 0, env, tries: Vec::new(), func: None, names: None, made: None });
+        self.t.frames.push(Frame {
+            body: 0,
+            pc: 0,
+            base: 0,
+            env,
+            tries: Vec::new(),
+            func: None,
+            names: None,
+            made: None,
+        });
     }
 
     // ---- classes ----
@@ -140,7 +162,9 @@ impl Vm<'_> {
             match base {
                 Value::Class(class) => bases.push(class),
                 Value::Native(n) if n.name == "object" => {}
-                other => return Err(type_error(format!("a class cannot be derived from '{}' here", other.type_name()))),
+                other => {
+                    return Err(type_error(format!("a class cannot be derived from '{}' here", other.type_name())));
+                }
             }
         }
         if self.t.frames.len() >= self.m.limits.frames {
@@ -246,7 +270,10 @@ impl Vm<'_> {
                 if let Some(value) = modules::member(self.m, *number, &text) {
                     return Ok(value);
                 }
-                return Err(raise("AttributeError", format!("module '{}' has no attribute '{text}' here", modules::name(*number))));
+                return Err(raise(
+                    "AttributeError",
+                    format!("module '{}' has no attribute '{text}' here", modules::name(*number)),
+                ));
             }
             _ => {}
         }
@@ -295,7 +322,12 @@ impl Vm<'_> {
                 web::set_client(c, &text, &value);
             }
             Value::Response(_) | Value::Func(_) | Value::Module(_) => {}
-            other => return Err(raise("AttributeError", format!("'{}' object has no settable attributes", other.type_name()))),
+            other => {
+                return Err(raise(
+                    "AttributeError",
+                    format!("'{}' object has no settable attributes", other.type_name()),
+                ));
+            }
         }
         Ok(())
     }

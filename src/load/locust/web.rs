@@ -94,14 +94,23 @@ pub fn request(vm: &mut Vm<'_>, client: &Client, method: &str, args: Args) -> R<
         _ => return Err(raise("AttributeError", format!("the client has no method '{method}' here"))),
     };
     let url = args.get(vm, at, "url").or_else(|| args.named(vm, "path"));
-    let url = url.as_ref().and_then(Value::as_str).ok_or_else(|| type_error("a request needs its URL as a string"))?.to_owned();
+    let url = url
+        .as_ref()
+        .and_then(Value::as_str)
+        .ok_or_else(|| type_error("a request needs its URL as a string"))?
+        .to_owned();
     let option = |vm: &Vm<'_>, name: &str| args.named(vm, name).filter(|v| !matches!(v, Value::None));
     for name in ["files", "hooks"] {
         if option(vm, name).is_some() {
             return Err(raise("NotImplementedError", format!("{name}= in a request is not supported here")));
         }
     }
-    let mut request = Request { method: verb, redirects: is_on(vm, &args, "allow_redirects", true), wants_body: true, ..Request::default() };
+    let mut request = Request {
+        method: verb,
+        redirects: is_on(vm, &args, "allow_redirects", true),
+        wants_body: true,
+        ..Request::default()
+    };
     headers_of(&Value::Dict(client.headers.clone()), &mut request.headers)?;
     let has = |request: &Request, name: &str| request.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
     if let Some(headers) = option(vm, "headers") {
@@ -136,7 +145,9 @@ pub fn request(vm: &mut Vm<'_>, client: &Client, method: &str, args: Args) -> R<
         auth = pair_of(&pair);
     }
     if let Some((user, password)) = auth {
-        request.headers.push(("Authorization".into(), format!("Basic {}", base64(format!("{user}:{password}").as_bytes()))));
+        request
+            .headers
+            .push(("Authorization".into(), format!("Basic {}", base64(format!("{user}:{password}").as_bytes()))));
     }
     if let Some(Value::Dict(cookies)) = option(vm, "cookies") {
         let pairs: Vec<String> = cookies
@@ -162,7 +173,11 @@ pub fn request(vm: &mut Vm<'_>, client: &Client, method: &str, args: Args) -> R<
         }
     }
     // Bytes that HTTP does not allow in a target are encoded, as requests does it.
-    request.url = request.url.chars().map(|c| if c.is_ascii_graphic() { c.to_string() } else { percent_encode(&c.to_string(), "") }).collect();
+    request.url = request
+        .url
+        .chars()
+        .map(|c| if c.is_ascii_graphic() { c.to_string() } else { percent_encode(&c.to_string(), "") })
+        .collect();
     request.name = match option(vm, "name") {
         Some(name) => format::text(&name)?,
         None => request.url.clone(),
@@ -232,7 +247,8 @@ pub fn response_method(vm: &mut Vm<'_>, answer: &Rc<Answer>, name: &str, args: A
             Ok(Value::None)
         }
         "failure" => {
-            let why = args.pos.first().cloned().or_else(|| args.kw.first().map(|(_, v)| v.clone())).unwrap_or(Value::None);
+            let why =
+                args.pos.first().cloned().or_else(|| args.kw.first().map(|(_, v)| v.clone())).unwrap_or(Value::None);
             let text = match &why {
                 Value::Object(_) => format::repr(&why)?,
                 other => format!("CatchResponseError({})", format::repr(&Value::string(format::text(other)?))?),
@@ -312,7 +328,9 @@ fn titled(name: &str) -> String {
     name.split('-')
         .map(|part| {
             let mut chars = part.chars();
-            chars.next().map_or(String::new(), |c| c.to_uppercase().collect::<String>() + &chars.as_str().to_lowercase())
+            chars
+                .next()
+                .map_or(String::new(), |c| c.to_uppercase().collect::<String>() + &chars.as_str().to_lowercase())
         })
         .collect::<Vec<_>>()
         .join("-")

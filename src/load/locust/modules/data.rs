@@ -43,7 +43,11 @@ fn rows(vm: &mut Vm<'_>, args: &Args) -> R<Vec<Vec<String>>> {
     let delimiter = args.named(vm, "delimiter").or_else(|| args.pos.get(1).cloned());
     let delimiter = delimiter.as_ref().and_then(Value::as_str).and_then(|s| s.chars().next()).unwrap_or(',');
     let lines = vm.all_of(args.first()?)?;
-    let text: String = lines.iter().filter_map(Value::as_str).map(|l| if l.ends_with('\n') { l.to_owned() } else { format!("{l}\n") }).collect();
+    let text: String = lines
+        .iter()
+        .filter_map(Value::as_str)
+        .map(|l| if l.ends_with('\n') { l.to_owned() } else { format!("{l}\n") })
+        .collect();
     let (mut rows, mut row, mut field) = (Vec::new(), Vec::new(), String::new());
     let mut quoted = false;
     let mut chars = text.chars().peekable();

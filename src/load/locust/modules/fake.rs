@@ -4,9 +4,13 @@ use super::core::natives;
 use crate::load::locust::value::Value;
 use crate::load::locust::vm::{Args, Native, R, Vm};
 
-const FIRST: &[&str] = &["Ada", "Bruno", "Clara", "David", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kira", "Leon"];
-const LAST: &[&str] = &["Adler", "Brand", "Costa", "Dorn", "Engel", "Fuchs", "Graf", "Huber", "Ivanov", "Jansen", "Kern", "Lang"];
-const WORDS: &[&str] = &["river", "stone", "light", "morning", "paper", "window", "garden", "silver", "letter", "winter", "bridge", "cloud"];
+const FIRST: &[&str] =
+    &["Ada", "Bruno", "Clara", "David", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kira", "Leon"];
+const LAST: &[&str] =
+    &["Adler", "Brand", "Costa", "Dorn", "Engel", "Fuchs", "Graf", "Huber", "Ivanov", "Jansen", "Kern", "Lang"];
+const WORDS: &[&str] = &[
+    "river", "stone", "light", "morning", "paper", "window", "garden", "silver", "letter", "winter", "bridge", "cloud",
+];
 
 fn one(vm: &mut Vm<'_>, of: &[&'static str]) -> &'static str {
     of.get(vm.chance.below(of.len() as u64) as usize).copied().unwrap_or("")
@@ -35,7 +39,8 @@ fn name(vm: &mut Vm<'_>, _: Args) -> R<Value> {
 }
 
 /// `faker`
-pub const FAKER: &[Native] = natives! { "Faker" => |_, _| Ok(super::find("faker.here").map_or(Value::None, Value::Module)) };
+pub const FAKER: &[Native] =
+    natives! { "Faker" => |_, _| Ok(super::find("faker.here").map_or(Value::None, Value::Module)) };
 
 /// What a `Faker()` has.
 pub const MEMBERS: &[Native] = natives! {

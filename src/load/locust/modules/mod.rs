@@ -107,7 +107,14 @@ pub const CLASSES: &[(&str, &str, ClassKind)] = &[
 ];
 
 const LOCUST_CLASSES: &[&str] = &[
-    "User", "HttpUser", "FastHttpUser", "HttpLocust", "TaskSet", "SequentialTaskSet", "TaskSequence", "LoadTestShape",
+    "User",
+    "HttpUser",
+    "FastHttpUser",
+    "HttpLocust",
+    "TaskSet",
+    "SequentialTaskSet",
+    "TaskSequence",
+    "LoadTestShape",
 ];
 
 const MODULES: &[Module] = &[
@@ -126,8 +133,14 @@ const MODULES: &[Module] = &[
         "locust.exception",
         &[],
         &[
-            "LocustError", "ResponseError", "CatchResponseError", "RescheduleTask", "RescheduleTaskImmediately",
-            "InterruptTaskSet", "StopUser", "StopLocust",
+            "LocustError",
+            "ResponseError",
+            "CatchResponseError",
+            "RescheduleTask",
+            "RescheduleTaskImmediately",
+            "InterruptTaskSet",
+            "StopUser",
+            "StopLocust",
         ],
         &[],
     ),
@@ -150,11 +163,16 @@ const MODULES: &[Module] = &[
     ("secrets", numbers::SECRETS, &[], &[]),
     ("time", numbers::TIME, &[], &[]),
     ("gevent", numbers::GEVENT, &[], &[]),
-    ("math", numbers::MATH, &[], &[
-        ("pi", Fixed::Number(std::f64::consts::PI)),
-        ("e", Fixed::Number(std::f64::consts::E)),
-        ("inf", Fixed::Number(f64::INFINITY)),
-    ]),
+    (
+        "math",
+        numbers::MATH,
+        &[],
+        &[
+            ("pi", Fixed::Number(std::f64::consts::PI)),
+            ("e", Fixed::Number(std::f64::consts::E)),
+            ("inf", Fixed::Number(f64::INFINITY)),
+        ],
+    ),
     ("uuid", numbers::UUID, &[], &[]),
     ("datetime", numbers::DATETIME, &[], &[]),
     ("datetime.datetime", numbers::DATETIME_CLASS, &[], &[]),
@@ -168,41 +186,66 @@ const MODULES: &[Module] = &[
     ("itertools", data::ITERTOOLS, &[], &[]),
     ("copy", data::COPY, &[], &[]),
     ("queue", data::QUEUE, &[], &[]),
-    ("os", text::OS, &[], &[("environ", Fixed::Environment), ("sep", Fixed::Text("/")), ("linesep", Fixed::Text("\n"))]),
+    (
+        "os",
+        text::OS,
+        &[],
+        &[("environ", Fixed::Environment), ("sep", Fixed::Text("/")), ("linesep", Fixed::Text("\n"))],
+    ),
     ("os.path", text::OS_PATH, &[], &[]),
-    ("sys", text::SYS, &[], &[
-        ("argv", Fixed::Empty),
-        ("path", Fixed::Empty),
-        ("maxsize", Fixed::Whole(i64::MAX)),
-        ("platform", Fixed::Text("linux")),
-    ]),
-    ("re", text::RE, &[], &[
-        ("IGNORECASE", Fixed::Whole(2)),
-        ("I", Fixed::Whole(2)),
-        ("MULTILINE", Fixed::Whole(8)),
-        ("M", Fixed::Whole(8)),
-        ("DOTALL", Fixed::Whole(16)),
-        ("S", Fixed::Whole(16)),
-    ]),
-    ("string", &[], &[], &[
-        ("ascii_letters", Fixed::Text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")),
-        ("ascii_lowercase", Fixed::Text("abcdefghijklmnopqrstuvwxyz")),
-        ("ascii_uppercase", Fixed::Text("ABCDEFGHIJKLMNOPQRSTUVWXYZ")),
-        ("digits", Fixed::Text("0123456789")),
-        ("hexdigits", Fixed::Text("0123456789abcdefABCDEF")),
-        ("punctuation", Fixed::Text("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")),
-        ("whitespace", Fixed::Text(" \t\n\r\x0b\x0c")),
-    ]),
+    (
+        "sys",
+        text::SYS,
+        &[],
+        &[
+            ("argv", Fixed::Empty),
+            ("path", Fixed::Empty),
+            ("maxsize", Fixed::Whole(i64::MAX)),
+            ("platform", Fixed::Text("linux")),
+        ],
+    ),
+    (
+        "re",
+        text::RE,
+        &[],
+        &[
+            ("IGNORECASE", Fixed::Whole(2)),
+            ("I", Fixed::Whole(2)),
+            ("MULTILINE", Fixed::Whole(8)),
+            ("M", Fixed::Whole(8)),
+            ("DOTALL", Fixed::Whole(16)),
+            ("S", Fixed::Whole(16)),
+        ],
+    ),
+    (
+        "string",
+        &[],
+        &[],
+        &[
+            ("ascii_letters", Fixed::Text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")),
+            ("ascii_lowercase", Fixed::Text("abcdefghijklmnopqrstuvwxyz")),
+            ("ascii_uppercase", Fixed::Text("ABCDEFGHIJKLMNOPQRSTUVWXYZ")),
+            ("digits", Fixed::Text("0123456789")),
+            ("hexdigits", Fixed::Text("0123456789abcdefABCDEF")),
+            ("punctuation", Fixed::Text("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")),
+            ("whitespace", Fixed::Text(" \t\n\r\x0b\x0c")),
+        ],
+    ),
     ("base64", text::BASE64, &[], &[]),
     ("urllib", &[], &[], &[]),
     ("urllib.parse", text::URLLIB, &[], &[]),
-    ("logging", hooks::LOGGING, &[], &[
-        ("DEBUG", Fixed::Whole(10)),
-        ("INFO", Fixed::Whole(20)),
-        ("WARNING", Fixed::Whole(30)),
-        ("ERROR", Fixed::Whole(40)),
-        ("CRITICAL", Fixed::Whole(50)),
-    ]),
+    (
+        "logging",
+        hooks::LOGGING,
+        &[],
+        &[
+            ("DEBUG", Fixed::Whole(10)),
+            ("INFO", Fixed::Whole(20)),
+            ("WARNING", Fixed::Whole(30)),
+            ("ERROR", Fixed::Whole(40)),
+            ("CRITICAL", Fixed::Whole(50)),
+        ],
+    ),
     ("threading", &[], &["Lock", "RLock", "Semaphore"], &[]),
     ("gevent.lock", &[], &["Semaphore", "RLock"], &[]),
     ("warnings", hooks::NOTHING, &[], &[]),
@@ -276,7 +319,8 @@ pub fn member(m: &mut Machine, number: u16, member: &str) -> Option<Value> {
             Fixed::Nothing => Value::None,
             Fixed::Empty => Value::list(Vec::new()),
             Fixed::Environment => {
-                let vars = std::env::vars_os().map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned()));
+                let vars = std::env::vars_os()
+                    .map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned()));
                 Value::dict(vars.map(|(k, v)| (Key(Value::string(k)), Value::string(v))).collect::<IndexMap<_, _>>())
             }
         });
@@ -286,7 +330,8 @@ pub fn member(m: &mut Machine, number: u16, member: &str) -> Option<Value> {
 
 /// Whether any object that is built in has a method of that name.
 pub fn is_known_method(name: &str) -> bool {
-    super::methods::KNOWN.contains(&name) || MODULES.iter().any(|m| m.1.iter().any(|n| n.name == name) || m.2.contains(&name))
+    super::methods::KNOWN.contains(&name)
+        || MODULES.iter().any(|m| m.1.iter().any(|n| n.name == name) || m.2.contains(&name))
 }
 
 /// An object of a built-in class with these attributes.

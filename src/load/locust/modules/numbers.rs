@@ -47,7 +47,11 @@ fn randint(vm: &mut Vm<'_>, args: Args) -> R<Value> {
     let low = args.get(vm, 0, "a").and_then(|v| v.as_int());
     let high = args.get(vm, 1, "b").and_then(|v| v.as_int());
     let (Some(low), Some(high)) = (low, high) else { return Err(type_error("randint(a, b) needs two whole numbers")) };
-    if low > high { Err(raise("ValueError", "empty range for randint()")) } else { Ok(Value::Int(vm.chance.between(low, high))) }
+    if low > high {
+        Err(raise("ValueError", "empty range for randint()"))
+    } else {
+        Ok(Value::Int(vm.chance.between(low, high)))
+    }
 }
 
 /// `random`
@@ -193,15 +197,32 @@ pub const MATH: &[Native] = of_one! {
 fn uuid(vm: &mut Vm<'_>, _: Args) -> R<Value> {
     let (a, b) = (vm.chance.bits(), vm.chance.bits());
     let (a, b) = ((a & !0xf000) | 0x4000, (b & !(3 << 62)) | (2 << 62));
-    Ok(Value::string(format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", a >> 32, (a >> 16) & 0xffff, a & 0xffff, b >> 48, b & 0xffff_ffff_ffff)))
+    Ok(Value::string(format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        a >> 32,
+        (a >> 16) & 0xffff,
+        a & 0xffff,
+        b >> 48,
+        b & 0xffff_ffff_ffff
+    )))
 }
 
 /// `uuid`: values are texts.
-pub const UUID: &[Native] = natives! { "uuid4" => uuid, "uuid1" => uuid, "UUID" => |_, args| Ok(Value::str(args.text(0)?)) };
+pub const UUID: &[Native] =
+    natives! { "uuid4" => uuid, "uuid1" => uuid, "UUID" => |_, args| Ok(Value::str(args.text(0)?)) };
 
 fn delta(vm: &mut Vm<'_>, args: Args) -> R<Value> {
-    let units = [("days", 86_400e6), ("seconds", 1e6), ("microseconds", 1.0), ("milliseconds", 1e3), ("minutes", 60e6), ("hours", 3600e6), ("weeks", 604_800e6)];
-    let us: f64 = units.iter().enumerate().filter_map(|(i, (name, us))| Some(args.get(vm, i, name)?.as_f64()? * us)).sum();
+    let units = [
+        ("days", 86_400e6),
+        ("seconds", 1e6),
+        ("microseconds", 1.0),
+        ("milliseconds", 1e3),
+        ("minutes", 60e6),
+        ("hours", 3600e6),
+        ("weeks", 604_800e6),
+    ];
+    let us: f64 =
+        units.iter().enumerate().filter_map(|(i, (name, us))| Some(args.get(vm, i, name)?.as_f64()? * us)).sum();
     Ok(Value::Delta(Rc::new(us as i64)))
 }
 

@@ -13,8 +13,15 @@ fn regex_of(value: &Value, flags: i64) -> R<Rc<regex::Regex>> {
         Value::Regex(r) => Ok(r.clone()),
         Value::Str(s) => {
             let mut builder = regex::RegexBuilder::new(s);
-            builder.case_insensitive(flags & 2 != 0).multi_line(flags & 8 != 0).dot_matches_new_line(flags & 16 != 0).size_limit(1 << 20);
-            builder.build().map(Rc::new).map_err(|e| raise("ValueError", format!("a regular expression that is not supported here: {e}")))
+            builder
+                .case_insensitive(flags & 2 != 0)
+                .multi_line(flags & 8 != 0)
+                .dot_matches_new_line(flags & 16 != 0)
+                .size_limit(1 << 20);
+            builder
+                .build()
+                .map(Rc::new)
+                .map_err(|e| raise("ValueError", format!("a regular expression that is not supported here: {e}")))
         }
         other => Err(type_error(format!("a pattern is needed here, not {}", other.type_name()))),
     }
@@ -71,7 +78,11 @@ pub fn regex_method(vm: &mut Vm<'_>, regex: &regex::Regex, name: &str, args: Arg
                 last = whole.end();
                 match args.first()? {
                     Value::Str(by) => {
-                        let by = by.replace('$', "$$").replace("\\1", "${1}").replace("\\2", "${2}").replace("\\g<0>", "${0}");
+                        let by = by
+                            .replace('$', "$$")
+                            .replace("\\1", "${1}")
+                            .replace("\\2", "${2}")
+                            .replace("\\g<0>", "${0}");
                         c.expand(&by, &mut out);
                     }
                     function => {
