@@ -24,6 +24,12 @@ impl Mono {
     }
 }
 
+/// CPU time that the calling thread has used, ns; 0 where its clock cannot be read.
+pub fn thread_cpu_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+}
+
 /// One reading of both clocks at (nearly) one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Anchor {

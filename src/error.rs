@@ -36,6 +36,9 @@ struct Inner {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
+/// What an error about a recording says when there was no room.
+pub const DISK_FULL: &str = "the disk is full";
+
 /// The result of everything in the library that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -55,7 +58,12 @@ impl Error {
         let kind = match source.raw_os_error() {
             Some(libc::ENOENT | libc::ESRCH) => Kind::Gone,
             Some(libc::EPERM | libc::EACCES) => Kind::Denied,
-            _ => Kind::Io,
+            // Temporary files give their errors without the number.
+            _ => match source.kind() {
+                std::io::ErrorKind::NotFound => Kind::Gone,
+                std::io::ErrorKind::PermissionDenied => Kind::Denied,
+                _ => Kind::Io,
+            },
         };
         Self::new(kind, what).caused_by(source)
     }
@@ -129,6 +137,9 @@ impl From<rusqlite::Error> for Error {
             Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => Kind::Malformed,
             _ => Kind::Io,
         };
+        if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
+            return Self::new(kind, DISK_FULL);
+        }
         Self::new(kind, "the recording could not be read or written").caused_by(e)
     }
 }

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -100,28 +99,34 @@ class Run:
     def __init__(self, argv, limit):
         self.argv = argv
         self.rss_anon = self.rss = 0
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self.begin_ns = time.monotonic_ns()
-        self.process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        watch = threading.Thread(target=self.watch_memory, daemon=True)
-        watch.start()
-        try:
-            self.stdout, self.stderr = self.process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
+        with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+            self.begin_ns = time.monotonic_ns()
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+            self.ended = threading.Event()
+            watches = [threading.Thread(target=w, daemon=True) for w in (self.watch_end, self.watch_memory)]
+            for watch in watches:
+                watch.start()
             # As a user would: once politely. What does not listen is killed and has no result.
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.stdout, self.stderr = self.process.communicate(timeout=30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.stdout, self.stderr = self.process.communicate()
+            for seconds, then in [(limit, signal.SIGINT), (30, signal.SIGKILL), (None, None)]:
+                if self.ended.wait(seconds):
+                    break
+                os.kill(self.process.pid, then)
+            for watch in watches:
+                watch.join()
+            self.stdout, self.stderr = self.text_of(stdout), self.text_of(stderr)
+
+    @staticmethod
+    def text_of(file):
+        file.seek(0)
+        return file.read()
+
+    def watch_end(self):
+        """Waits for the tool. Its account of CPU time is its own and its children's: not what we run beside it."""
+        _, status, used = os.wait4(self.process.pid, 0)
         self.wall_s = (time.monotonic_ns() - self.begin_ns) / 1e9
-        watch.join()
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self.cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        self.code = self.process.returncode
+        self.cpu_s = used.ru_utime + used.ru_stime
+        self.code = self.process.returncode = os.waitstatus_to_exitcode(status)
+        self.ended.set()
 
     def complaint(self):
         """Its first line about an error, or its last line."""
@@ -130,7 +135,7 @@ class Run:
 
     def watch_memory(self):
         """Peaks of resident and of anonymous memory, looked at every 50 ms while the tool runs."""
-        while self.process.poll() is None:
+        while not self.ended.wait(0.05):
             try:
                 with open("/proc/%d/status" % self.process.pid) as status:
                     fields = dict(line.split(":", 1) for line in status)
@@ -138,7 +143,6 @@ class Run:
                 self.rss = max(self.rss, int(fields["VmHWM"].split()[0]) * 1024)
             except (OSError, KeyError):
                 pass
-            time.sleep(0.05)
 
 
 # ---- tools -------------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 use crate::clock::{Anchor, Mono};
 use crate::record::{
-    Event, Frame, FrameKey, FrameKind, Inline, Loss, Process, ProcessId, Recorder, Recording, Sample, SampleFlags,
-    StackId, State, Store, Thread, ThreadId,
+    Event, Frame, FrameKey, FrameKind, Inline, Loss, Process, ProcessId, Reading, Recorder, Recording, Sample,
+    SampleFlags, StackId, State, Store, Thread, ThreadId,
 };
 
 /// A second, ns.
@@ -44,7 +44,7 @@ impl Script {
         self.recorder.thread(Thread { process, tid, name: name.into() })
     }
 
-    /// A stack from words, outermost first: `py:tick:/app/world.py:88`, `nat:memcpy:/lib/libc.so.6:16`,
+    /// A stack from words, outermost first: `py:tick:/app/world.py:88` (and `:80`, the definition's line), `nat:memcpy:/lib/libc.so.6:16`,
     /// `nat::/lib/libz.so:16` (no symbol), `ker:schedule`, `jit:foo`, `[truncated]`, `inl:outer>inner:/bin/a:16`.
     pub(crate) fn stack(&self, frames: &[&'static str]) -> StackId {
         let ids: Vec<_> = frames.iter().map(|text| self.frame(text)).collect();
@@ -58,7 +58,12 @@ impl Script {
         let parts: Vec<&str> = rest.split(':').collect();
         let at = |i: usize| parts.get(i).copied().unwrap_or_default();
         if kind == "py" {
-            return self.recorder.frame(Frame::python(at(0).into(), at(1).into(), at(2).parse().ok()));
+            return self.recorder.frame(Frame::python(
+                at(0).into(),
+                at(1).into(),
+                at(2).parse().ok(),
+                at(3).parse().ok(),
+            ));
         }
         let kind = match kind {
             "ker" => FrameKind::Kernel,
@@ -73,8 +78,7 @@ impl Script {
             let function = names.next().map(str::to_owned);
             let inlines = names.map(|n| Inline { function: n.into(), file: Some("src/a.rs".into()), line: Some(9) });
             let inlines = inlines.collect();
-            let frame =
-                Frame { kind, function, file: None, line: None, module: module(), address: Some(address), inlines };
+            let frame = Frame { function, module: module(), address: Some(address), inlines, ..Frame::blank(kind) };
             self.recorder.name_frame(id, frame);
         }
         id
@@ -103,6 +107,10 @@ impl Script {
         let at = Mono(Self::START + ms * 1_000_000);
         let flags = SampleFlags(flags);
         self.recorder.put(Event::Sample(Sample { at, thread, stack, weight_ns, state, reason, flags }));
+    }
+
+    pub(crate) fn read(&self, reading: Reading) {
+        self.recorder.put(Event::Reading(reading));
     }
 
     pub(crate) fn lost(&self, ms: u64, source: &'static str, count: u64, why: &str) {

@@ -59,6 +59,9 @@ pub struct FunctionKey {
     pub file: Option<String>,
     /// The source file's path, where known.
     pub path: Option<String>,
+    /// Python: the line where the definition begins, which tells functions of one name and file apart. `None` where it
+    /// is not known, and with [`Detail::Name`].
+    pub first_line: Option<u32>,
     /// Native: the module's path.
     pub module: Option<String>,
 }
@@ -146,8 +149,14 @@ impl FrameTable {
 
     /// A remark that stands for a frame, such as `[not Python]`.
     pub fn remark(&mut self, text: &str) -> ShownId {
-        let key =
-            FunctionKey { kind: FrameKind::Label, function: text.to_owned(), file: None, path: None, module: None };
+        let key = FunctionKey {
+            kind: FrameKind::Label,
+            function: text.to_owned(),
+            file: None,
+            path: None,
+            first_line: None,
+            module: None,
+        };
         self.intern(key, None, None)
     }
 
@@ -159,12 +168,17 @@ impl FrameTable {
             FrameKind::Native => Some(module.map_or_else(|| "?".to_owned(), |m| base_name(m).to_owned())),
             FrameKind::Kernel | FrameKind::Jit | FrameKind::Label => None,
         };
-        let named_line = |line| if frame.kind == FrameKind::Python && detail == Detail::Line { line } else { None };
+        let named_line = |line| match (frame.kind, detail) {
+            (FrameKind::Python, Detail::Line) => line,
+            (FrameKind::Python, Detail::Definition) => frame.first_line,
+            _ => None,
+        };
         let key = |function: String, path: &Option<String>| FunctionKey {
             kind: frame.kind,
             function,
             file: file.clone(),
             path: path.clone(),
+            first_line: frame.first_line.filter(|_| detail != Detail::Name),
             module: frame.module.clone(),
         };
         let own = frame.function.clone().unwrap_or_else(|| unnamed(frame));
@@ -262,13 +276,10 @@ mod tests {
 
     fn native(function: Option<&str>, module: Option<&str>, address: u64) -> Frame {
         Frame {
-            kind: FrameKind::Native,
             function: function.map(str::to_owned),
-            file: None,
-            line: None,
             module: module.map(str::to_owned),
             address: Some(address),
-            inlines: Vec::new(),
+            ..Frame::blank(FrameKind::Native)
         }
     }
 
@@ -288,7 +299,7 @@ mod tests {
         let label = Frame { kind: FrameKind::Label, ..native(Some("[truncated]"), None, 1) };
         let t = table(
             vec![
-                Frame::python("Npc.tick".into(), "/srv/npc/world.py".into(), Some(88)),
+                Frame::python("Npc.tick".into(), "/srv/npc/world.py".into(), Some(88), Some(80)),
                 native(Some("memcpy"), Some("/usr/lib/libc.so.6"), 1),
                 kernel,
                 jit,
@@ -324,12 +335,26 @@ mod tests {
 
     #[test]
     fn detail_and_layers_merge_and_hide() {
-        let py = |line| Frame::python("f".into(), "/x/a.py".into(), Some(line));
+        let py = |line| Frame::python("f".into(), "/x/a.py".into(), Some(line), Some(1));
         let frames = vec![py(1), py(2), native(Some("g"), None, 1)];
-        let t = table(frames.clone(), Layers::PYTHON, Detail::Function);
+        let t = table(frames.clone(), Layers::PYTHON, Detail::Name);
         assert_eq!((names(&t, 1), names(&t, 2), names(&t, 3)), (vec!["f (a.py)"], vec!["f (a.py)"], vec![]));
         let shown = |i| t.shown(t.expansion(FrameId(i))[0]);
         assert_eq!((shown(1).name, shown(1).function), (shown(2).name, shown(2).function));
         assert_eq!(table(frames, Layers::ALL, Detail::Line).names.len(), 3);
+    }
+
+    #[test]
+    fn functions_of_one_name_are_told_apart_by_their_definition() {
+        let py = |line, first| Frame::python("Npc.mood".into(), "/x/a.py".into(), Some(line), Some(first));
+        let frames = vec![py(3, 2), py(9, 8), py(4, 2)];
+        let t = table(frames.clone(), Layers::ALL, Detail::Definition);
+        assert_eq!((names(&t, 1), names(&t, 2), names(&t, 3)), {
+            let getter = "Npc.mood (a.py:2)";
+            (vec![getter], vec!["Npc.mood (a.py:8)"], vec![getter])
+        });
+        assert_eq!(t.function_count(), 2);
+        assert_eq!(table(frames.clone(), Layers::ALL, Detail::Line).function_count(), 2);
+        assert_eq!(table(frames, Layers::ALL, Detail::Name).function_count(), 1);
     }
 }

@@ -480,7 +480,7 @@ mod tests {
         let cpu = Profile::new(&rec, &Selection::cpu()).unwrap();
         let want = ["main (m.py:3);tick (w.py:8);memcpy (libc.so.6) 20", "main (m.py:4);tick (w.py:9) 10"];
         assert_eq!(folded(&cpu, Unit::Samples), want);
-        let by_function = Selection { detail: Detail::Function, layers: Layers::PYTHON, ..Selection::cpu() };
+        let by_function = Selection { detail: Detail::Name, layers: Layers::PYTHON, ..Selection::cpu() };
         let cpu = Profile::new(&rec, &by_function).unwrap();
         assert_eq!(folded(&cpu, Unit::Samples), ["main (m.py);tick (w.py) 30"]);
         let split = Split { processes: true, threads: true };

@@ -112,11 +112,14 @@ impl Quality {
 pub struct Rates {
     /// Samples a second of CPU time that were asked for.
     pub asked_hz: Option<f64>,
-    /// Samples that arrived for each second of CPU time. The CPU time is the target's own (readings `target.cpu_ns`)
-    /// where it was recorded, else what the samples and the lost ones stand for.
+    /// Samples that arrived for each second of CPU time, over all threads. The CPU time is the kernel's account of the
+    /// targets (readings `target.cpu_ns`) where it was recorded, else what the selected samples and the lost ones stand
+    /// for.
     pub achieved_hz: Option<f64>,
     /// CPUs in use on average, `None` when the time on a CPU was not selected.
     pub cores_used: Option<f64>,
+    /// What the hypervisor took from the machine's CPUs in the window, percent of their time (`host.steal_ns`).
+    pub steal_pct: Option<f64>,
     /// Half of the 95 % interval around a share of 1 %, in percentage points, from the effective number of samples.
     pub bound_of_1_pct: Option<f64>,
 }
@@ -138,17 +141,44 @@ impl Rates {
         let seconds = window.length().secs();
         let sampled_s = on_ns as f64 / 1e9;
         let stood_for_s = if on > 0 { sampled_s * (on + lost) as f64 / on as f64 } else { 0.0 };
-        // Time of a part of the threads or states cannot be held against the whole target's CPU time.
-        let cpu_s = increase(rec, window, "target.cpu_ns").map_or(stood_for_s, |(ns, _)| ns / 1e9);
+        let at_rate = match grown(rec, window, "target.cpu_ns") {
+            Some(ns) if on > 0 => {
+                // The whole targets' time, so all of their samples, selected or not.
+                let all = rec.samples.iter().filter(|s| States::CPU.has(s.state) && window.contains(s.at)).count();
+                (all as f64, ns / 1e9)
+            }
+            _ => (on as f64, stood_for_s),
+        };
+        let stolen = grown(rec, window, "host.steal_ns").zip(grown(rec, window, "host.cpu_ns"));
         // Kish's effective sample size: unequal weights tell less than as many equal ones.
         let effective = if squares > 0.0 { sum * sum / squares } else { selected.len() as f64 };
         Self {
             asked_hz: rec.meta.get("rate_hz").and_then(|r| r.parse().ok()).filter(|hz: &f64| hz.is_finite()),
-            achieved_hz: (cpu_s > 0.0).then(|| on as f64 / cpu_s),
+            achieved_hz: (at_rate.1 > 0.0).then(|| at_rate.0 / at_rate.1),
             cores_used: (seen.meets(States::CPU) && seconds > 0.0).then(|| sampled_s / seconds),
+            steal_pct: stolen.filter(|(_, all)| *all > 0.0).map(|(stolen, all)| 100.0 * stolen / all),
             bound_of_1_pct: (effective > 0.0).then(|| 100.0 * 1.96 * (0.01 * 0.99 / effective).sqrt()),
         }
     }
+}
+
+/// By how much a cumulative metric grew in the window. Between readings it is taken to grow evenly; outside of them not
+/// at all. `None` with fewer than two readings.
+fn grown(rec: &Recording, window: &Window, metric: &str) -> Option<f64> {
+    let points: Vec<(Mono, f64)> =
+        rec.readings.iter().filter(|r| r.1 == metric && r.2.is_empty()).map(|r| (r.0, r.3)).collect();
+    let (first, last) = (points.first()?, points.last().filter(|_| points.len() > 1)?);
+    let value_at = |at: Mono| {
+        let next = points.partition_point(|p| p.0 <= at);
+        match (next.checked_sub(1).and_then(|i| points.get(i)), points.get(next)) {
+            (Some(a), Some(b)) => a.1 + (b.1 - a.1) * at.since(a.0) as f64 / b.0.since(a.0).max(1) as f64,
+            (Some(only), None) | (None, Some(only)) => only.1,
+            (None, None) => 0.0,
+        }
+    };
+    let from = if window.cut_from { value_at(window.from) } else { first.1 };
+    let to = if window.cut_to { value_at(window.to) } else { last.1 };
+    (to >= from).then_some(to - from)
 }
 
 /// By how much a cumulative metric grew in the window, and over how many seconds. With a single reading, since the
@@ -164,4 +194,36 @@ pub(super) fn increase(rec: &Recording, window: &Window, metric: &str) -> Option
     let seconds = last.0.since(before.0) as f64 / 1e9;
     let grown = last.1 - before.1;
     (seconds > 0.0 && grown >= 0.0).then_some((grown, seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::{Profile, Selection, Slice, fixture::Script};
+    use crate::record::Reading;
+
+    #[test]
+    fn the_achieved_rate_and_steal_come_from_the_kernels_account() {
+        let s = Script::new(10);
+        let t = s.thread(s.process(7, "npc"), 7, "main");
+        s.on_cpu(t, s.stack(&["py:f:/a.py:1"]), 0, 400);
+        for second in [0, 4, 8] {
+            let at = Mono(Script::START + second * 1_000_000_000);
+            let put = |metric, ns: u64| {
+                s.read(Reading { at, metric, scope: String::new(), value: ns as f64 });
+            };
+            // Half a core; 5 % of two CPUs stolen.
+            put("target.cpu_ns", second * 500_000_000);
+            put("host.cpu_ns", 77 + second * 2_000_000_000);
+            put("host.steal_ns", 11 + second * 100_000_000);
+        }
+        let rec = s.done();
+        let rates = Profile::new(&rec, &Selection::cpu()).unwrap().rates;
+        assert!((rates.achieved_hz.unwrap() - 100.0).abs() < 1e-9, "400 in four seconds of CPU time: {rates:?}");
+        assert!((rates.steal_pct.unwrap() - 5.0).abs() < 1e-9);
+        // Between readings the clock is taken to run evenly.
+        let slice = Slice { from: Some("1s".parse().unwrap()), to: Some("3s".parse().unwrap()) };
+        let rates = Profile::new(&rec, &Selection { slice, ..Selection::cpu() }).unwrap().rates;
+        assert!((rates.achieved_hz.unwrap() - 200.0).abs() < 1e-9, "200 in one second of CPU time: {rates:?}");
+    }
 }

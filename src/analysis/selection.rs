@@ -53,8 +53,10 @@ pub enum Detail {
     /// By line: `tick (npc/world.py:88)`.
     #[default]
     Line,
-    /// By function and file (`--function`, `--nolineno`): `tick (npc/world.py)`.
-    Function,
+    /// By function, named with the line of its definition (`--function`): `tick (npc/world.py:80)`.
+    Definition,
+    /// By name and file (`--nolineno`): `tick (npc/world.py)`.
+    Name,
 }
 
 /// How Python file names are written.

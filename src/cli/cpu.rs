@@ -1,17 +1,20 @@
 //! `perfkit cpu`: a plan, a session, and the pictures of what it recorded.
 
+use std::io::Write as _;
+
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::exit::Exit;
+use super::load::BesideArgs;
 use super::outputs::{Outputs, Written};
 use super::screen::Screen;
-use super::shared::{OutputArgs, ProgramArgs, TalkArgs, TargetArgs, TimeArgs};
+use super::shared::{OutputArgs, ProgramArgs, TalkArgs, TargetArgs, TimeArgs, quoted};
 use super::signals::Signals;
 use super::view::{ModeArg, ViewArgs};
 use crate::analysis::{Layers, Profile, Selection, Slice};
 use crate::error::Result;
 use crate::record::Store;
-use crate::render::{Options, closing_lines};
+use crate::render::{Options, Subject, closing_lines, load_text};
 use crate::session::plan::{EventChoice, Frames, Mode, Plan, SamplerChoice, Targets};
 use crate::session::{self, Outcome, Progress, Remark};
 use crate::target::Launched;
@@ -52,7 +55,7 @@ Exit codes:
 /// How it is called.
 pub const USAGE: &str = "\
 perfkit cpu [OPTIONS] --pid <PID>...
-       perfkit cpu [OPTIONS] --name <REGEX> | --port <PORT>
+       perfkit cpu [OPTIONS] --name <REGEX> | --port <PORT> | --container <ID|NAME>
        perfkit cpu [OPTIONS] -- <COMMAND>...";
 
 /// Flags about what is sampled.
@@ -60,7 +63,7 @@ const SAMPLE: &str = "Sampling";
 
 /// Flags of `perfkit cpu`.
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port", "program"]))]
+#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port", "container", "program"]))]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct CpuArgs {
     #[command(flatten)]
@@ -71,6 +74,9 @@ pub struct CpuArgs {
 
     #[command(flatten)]
     time: TimeArgs,
+
+    #[command(flatten)]
+    beside: BesideArgs,
 
     /// Which time counts
     #[arg(long, value_enum, default_value_t = ModeArg::Cpu, help_heading = SAMPLE)]
@@ -204,6 +210,17 @@ impl CpuArgs {
         Ok(plan)
     }
 
+    /// How the closing lines name what was looked at.
+    fn subject(&self) -> Subject {
+        let program: Vec<String> = self.program.program.iter().map(|w| quoted(&w.to_string_lossy())).collect();
+        match self.target.words() {
+            _ if !program.is_empty() => Subject::Program(program.join(" ")),
+            Some(words) if self.target.subprocesses => Subject::Live(format!("{words} -s")),
+            Some(words) => Subject::Live(words),
+            None => Subject::Busiest,
+        }
+    }
+
     /// What of the recording the results show.
     fn selection(&self) -> Selection {
         let Frames { native, kernel, .. } = self.frames();
@@ -213,6 +230,9 @@ impl CpuArgs {
     fn compatible(&self, screen: &Screen) {
         if self.native {
             screen.note("--native: native frames are always on (--no-native leaves them out)");
+        }
+        if self.time.freeze.is_some() {
+            screen.note("--freeze: sampling never stops the target; perfkit dump makes use of it");
         }
         if self.nonblocking {
             screen.note("--nonblocking: perfkit never stops the target anyway");
@@ -230,7 +250,9 @@ pub fn run(args: &CpuArgs) -> Result<Exit> {
     let (targets, subprocesses) = args.targets(&screen)?;
     args.compatible(&screen);
     let plan = args.plan(targets, subprocesses, &outputs)?;
-    let view = View { selection: args.selection(), options: args.view.options() };
+    let view =
+        View { selection: args.selection(), options: Options { subject: args.subject(), ..args.view.options() } };
+    let load = args.beside.plan()?;
     let signals = Signals::listen()?;
     let screen = screen.for_plan(&plan);
     let progress = Progress::new(screen.clone());
@@ -239,7 +261,7 @@ pub fn run(args: &CpuArgs) -> Result<Exit> {
             let _: bool = screen.wrote(&written);
         })
     };
-    let outcome = session::run(&plan, signals.stop(), &progress, &mut snapshot);
+    let outcome = session::run_under_load(&plan, load, signals.stop(), &progress, &mut snapshot);
     progress.done();
     finish(outcome?, &view, &mut outputs, &screen, &signals)
 }
@@ -265,15 +287,24 @@ impl View {
 
 /// Writes the results, then sees to the program that was started.
 fn finish(outcome: Outcome, view: &View, outputs: &mut Outputs, screen: &Screen, signals: &Signals) -> Result<Exit> {
-    let Outcome { store, partial, child_exit, child } = outcome;
+    let Outcome { store, partial, child_exit, load, child } = outcome;
     let recording = store.recording()?;
+    if store.path().is_none() {
+        outputs.forget_recording();
+    }
     // Closed before it is said to be written: one file, without a WAL beside it.
     let closed = store.close();
     let profile = Profile::new(&recording, &view.selection)?;
     let mut written = outputs.write(&profile, &view.options);
     written.failures.extend(closed.err());
     if !outputs.has_table() && !screen.is_quiet() {
-        drop(closing_lines(&profile, &mut std::io::stderr().lock()));
+        drop(closing_lines(&profile, &view.options.subject, &mut std::io::stderr().lock()));
+    }
+    if let Some(driven) = &load
+        && !screen.is_quiet()
+    {
+        drop(writeln!(std::io::stderr(), "\nthe load beside it"));
+        drop(load_text(&driven.report, false, &mut std::io::stderr().lock()));
     }
     let mut failed = !screen.wrote(&written);
     if let Some(why) = partial {
@@ -359,7 +390,8 @@ mod tests {
         let args = parse("-p 12 -t -F --nolineno --full-filenames").unwrap();
         let selection = args.selection();
         assert!(selection.split.threads);
-        assert_eq!(selection.detail, crate::analysis::Detail::Function);
+        assert_eq!(selection.detail, crate::analysis::Detail::Name);
+        assert_eq!(parse("-p 12 -F").unwrap().selection().detail, crate::analysis::Detail::Definition);
         assert_eq!(selection.file_names, crate::analysis::FileNames::Full);
         assert_eq!(parse("-o /dev/null -f svg -- python -m app --pid 3").unwrap().output.output.len(), 1);
     }

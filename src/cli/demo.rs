@@ -12,9 +12,10 @@ use super::screen::Screen;
 use super::shared::{Lasting, OutputArgs, Rate, TIME, TalkArgs, duration, rate};
 use super::signals::Signals;
 use crate::analysis::{Profile, Selection};
+use crate::collect::selfcost::leave_out;
 use crate::demo::{Drive, Load, Summary, World, serve_native};
 use crate::error::{Error, Kind, Result};
-use crate::render::Options;
+use crate::render::{Options, Subject};
 use crate::session::plan::{DEFAULT_RATE, Plan, Targets};
 use crate::session::{self, Progress, Remark};
 use crate::target::Identity;
@@ -88,6 +89,7 @@ pub fn run(args: &DemoArgs) -> Result<Exit> {
         Load::default().users
     ));
     let drive = Drive::start(world.address(), Load::default())?;
+    leave_out(drive.used_ns());
     let plan = Plan {
         duration: args.duration.map_or(Some(TEN_SECONDS), |d| d.0),
         rate: args.rate.0,
@@ -113,7 +115,9 @@ pub fn run(args: &DemoArgs) -> Result<Exit> {
     let recording = outcome.store.recording()?;
     outcome.store.close()?;
     let profile = Profile::new(&recording, &Selection::cpu())?;
-    let written = outputs.write(&profile, &Options::default());
+    // The service ends with the demo: its pid leads nowhere.
+    let subject = Subject::Live("--pid PID".to_owned());
+    let written = outputs.write(&profile, &Options { subject, ..Options::default() });
     print(&summary)?;
     let complete = screen.wrote(&written);
     let partial = outcome.partial.inspect(|why| screen.say(Remark::Warning, why));

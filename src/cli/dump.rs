@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::{ArgGroup, Args, ValueHint};
+use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 
 use super::exit::Exit;
 use super::outputs::Place;
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::record::dump::Dump;
 use crate::render::{DumpOptions, NativeFrames, dump_json, dump_text};
 use crate::target::{Identity, ProcessTree};
+use crate::units::Nanos;
 
 /// Examples under `perfkit dump --help`.
 pub const EXAMPLES: &str = "\
@@ -29,7 +30,7 @@ Examples:
       perfkit dump --pid 4711 --python-only
       perfkit dump --pid 4711 --json
 
-The target is never stopped. Innermost frames stand first. A thread that
+The target is not stopped, unless --freeze allows it. Innermost frames stand first. A thread that
 sleeps is read while it sleeps, one that runs is sampled on its CPU; where
 neither could be done, its stack says that it is approximate.
 
@@ -40,11 +41,12 @@ Exit codes:
      message says which";
 
 /// How it is called.
-pub const USAGE: &str = "perfkit dump [OPTIONS] --pid <PID>... | --name <REGEX> | --port <PORT>";
+pub const USAGE: &str =
+    "perfkit dump [OPTIONS] --pid <PID>... | --name <REGEX> | --port <PORT> | --container <ID|NAME>";
 
 /// Flags of `perfkit dump`.
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port"]))]
+#[command(group = ArgGroup::new("target").required(true).args(["pid", "name", "port", "container"]))]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct DumpArgs {
     #[command(flatten)]
@@ -67,15 +69,27 @@ pub struct DumpArgs {
     #[arg(long, help_heading = SHOW)]
     full_filenames: bool,
 
-    /// Accepted for py-spy's sake: perfkit never stops the target anyway
+    /// Accepted for py-spy's sake: without --freeze perfkit never stops the target anyway
     #[arg(long, help_heading = SHOW)]
     nonblocking: bool,
 
-    /// Write the result to FILE: JSON if it ends in .json, else text [default: standard output]
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
-    output: Option<PathBuf>,
+    /// Allow stopping the target for at most this many milliseconds: all stacks are of one instant then
+    /// [default: it is never stopped]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000),
+          conflicts_with = "nonblocking", help_heading = SHOW)]
+    freeze: Option<u64>,
 
-    /// Print the result as one JSON document [default: off]
+    /// Write the result to FILE: JSON if it ends in .json, else text; may be given several times; - is standard output
+    /// [default: standard output]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    output: Vec<PathBuf>,
+
+    /// The format of every -o, whatever its ending: text, json
+    #[arg(short, long, value_name = "FORMAT", value_enum, hide_possible_values = true, conflicts_with = "json",
+          help_heading = OUTPUT)]
+    format: Option<DumpFormat>,
+
+    /// Print the result as one JSON document on standard output [default: off]
     #[arg(short, long, help_heading = OUTPUT)]
     json: bool,
 
@@ -83,7 +97,20 @@ pub struct DumpArgs {
     talk: TalkArgs,
 }
 
+/// How a dump is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DumpFormat {
+    Text,
+    Json,
+}
+
 impl DumpArgs {
+    /// Whether what goes to `path` is JSON.
+    fn as_json(&self, path: &Path) -> bool {
+        let ending = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
+        self.format.map_or(ending, |f| f == DumpFormat::Json)
+    }
+
     /// The processes to dump: those named, and their children if asked for.
     fn targets(&self, screen: &Screen) -> Result<Vec<Identity>> {
         let found = self.target.find()?;
@@ -126,21 +153,27 @@ impl DumpArgs {
 /// Those of the target and of the output; `Usage` for a command to start.
 pub fn run(args: &DumpArgs) -> Result<Exit> {
     let screen = Screen::new(args.talk);
+    let (stdout, files): (Vec<&PathBuf>, Vec<&PathBuf>) = args.output.iter().partition(|p| p.as_os_str() == "-");
+    if args.json && !stdout.is_empty() {
+        return Err(Error::usage("--json and -o - both write to standard output").advise("leave one of them out"));
+    }
     // Proved writable before the target is touched.
-    let mut place = args.output.as_deref().filter(|p| p.as_os_str() != "-").map(Place::open).transpose()?;
+    let mut places = files.iter().map(|p| Ok((*p, Place::open(p)?))).collect::<Result<Vec<_>>>()?;
     let targets = args.targets(&screen)?;
-    let options = Options { locals: args.locals, native: !args.python_only, ..Options::default() };
+    let freeze = args.freeze.map(|ms| Nanos(ms * 1_000_000));
+    let options = Options { locals: args.locals, native: !args.python_only, freeze, ..Options::default() };
     let dump = take(&targets, options)?;
-    // Rendered whole before the first byte goes out.
-    let mut bytes = Vec::new();
-    if let Some(place) = &mut place {
-        let ending = args.output.as_deref().and_then(Path::extension);
-        let as_json = args.json || ending.is_some_and(|e| e.eq_ignore_ascii_case("json"));
-        args.write(&dump, as_json, false, &mut bytes)?;
+    // Each is rendered whole before its first byte goes out.
+    for (path, place) in &mut places {
+        let mut bytes = Vec::new();
+        args.write(&dump, args.as_json(path), false, &mut bytes)?;
         place.put(&bytes)?;
-    } else {
+    }
+    if args.json || !stdout.is_empty() || args.output.is_empty() {
         let mut out = std::io::stdout().lock();
-        args.write(&dump, args.json, wants_color(args.talk.color, &out), &mut bytes)?;
+        let as_json = args.json || args.format == Some(DumpFormat::Json);
+        let mut bytes = Vec::new();
+        args.write(&dump, as_json, wants_color(args.talk.color, &out), &mut bytes)?;
         out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write the dump", e))?;
     }
     Ok(Exit::Done)

@@ -10,6 +10,8 @@ use crate::error::{Error, Kind};
 pub enum Exit {
     /// Done.
     Done,
+    /// Done, and the answer is no: a target was missed.
+    No,
     /// Usage or bad input: nothing was started.
     Usage,
     /// Could not attach or measure.
@@ -25,6 +27,7 @@ impl Exit {
     pub fn code(self) -> u8 {
         match self {
             Self::Done => 0,
+            Self::No => 1,
             Self::Usage => 2,
             Self::CannotMeasure => 3,
             Self::Partial => 4,

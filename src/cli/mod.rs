@@ -9,6 +9,7 @@ mod cpu;
 mod demo;
 mod dump;
 mod exit;
+mod load;
 mod outputs;
 mod report;
 mod screen;
@@ -63,6 +64,10 @@ enum Command {
     #[command(after_long_help = dump::EXAMPLES, override_usage = dump::USAGE)]
     Dump(Box<dump::DumpArgs>),
 
+    /// Drives a service: scenarios of users or arrivals, honest percentiles, graded targets (in place of Locust)
+    #[command(after_long_help = load::EXAMPLES, override_usage = load::USAGE)]
+    Load(Box<load::LoadArgs>),
+
     /// Any view of a recording, in any format
     #[command(after_long_help = report::EXAMPLES)]
     Report(Box<report::ReportArgs>),
@@ -86,6 +91,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Exit> {
     if args.get(1).is_some_and(|a| a == INLINES_SUBCOMMAND) {
         return serve_inlines().map(|()| Exit::Done);
     }
+    crate::os::limits::raise_open_files();
     let line = match CommandLine::try_parse_from(args) {
         Ok(line) => line,
         Err(e) => {
@@ -97,6 +103,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Exit> {
     match line.command {
         Command::Cpu(args) => cpu::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoWorld => demo::serve(),

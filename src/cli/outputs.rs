@@ -22,6 +22,9 @@ use crate::error::{Error, Result};
 use crate::render::{Format, Options, render};
 use crate::session::plan::{Destination, Output};
 
+/// Bytes that there must be room for before anything is measured: the tables of a recording take 60 KB.
+const ROOM: usize = 128 << 10;
+
 /// Every place where results go.
 #[derive(Debug)]
 pub struct Outputs {
@@ -78,7 +81,12 @@ impl Outputs {
                 return Err(Error::usage(format!("-o {} is given twice", path.display())));
             }
             let format = args.format.map_or_else(|| Format::from_path(path), Ok)?;
-            files.push((Place::for_format(path, format, args.force)?, format));
+            keeps_its_name(path, format)?;
+            let place = match format {
+                Format::Perfkit => Place::for_recording(path, args.force)?,
+                _ => Place::open(path)?,
+            };
+            files.push((place, format));
         }
         if stdout == Some(Format::Perfkit) {
             return Err(Error::usage("a recording cannot be written to standard output")
@@ -117,9 +125,20 @@ impl Outputs {
         self.files.iter().any(|(f, _)| f.path == path || (wanted.is_some() && real(&f.path) == wanted))
     }
 
-    /// Writes every result. One that fails does not keep the others from being written.
+    /// Writes every result. One that fails does not keep the others from being written; where none can be, the table goes to
+    /// standard output, so that something is left of the run.
     pub fn write(&mut self, profile: &Profile<'_>, options: &Options) -> Written {
-        self.write_some(profile, options, |_| true, self.stdout)
+        let mut written = self.write_some(profile, options, |_| true, self.stdout);
+        let nothing_left = written.files.is_empty() && self.stdout.is_none() && !written.failures.is_empty();
+        if nothing_left && let Err(e) = self.print(profile, options, Format::Text) {
+            written.failures.push(e);
+        }
+        written
+    }
+
+    /// There is no recording after all, though it was asked for.
+    pub fn forget_recording(&mut self) {
+        self.files.retain(|(_, format)| *format != Format::Perfkit);
     }
 
     /// Writes what can be written again later: files, and the table. A pipe gets its one document at the end.
@@ -178,26 +197,25 @@ impl Place {
         Self::at(path, fs::metadata(path)).map_err(input)
     }
 
-    fn for_format(path: &Path, format: Format, force: bool) -> Result<Self> {
+    /// Proves that a recording can be written at `path`: a plain file, a new one unless `force` is set.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn for_recording(path: &Path, force: bool) -> Result<Self> {
         let place = Self::open(path)?;
-        if format == Format::Perfkit {
-            let show = path.display();
-            match place.way {
-                Way::Stream(_) => {
-                    return Err(Error::usage(format!("{show} cannot hold a recording: it is no plain file")));
-                }
-                Way::Replace { .. } if path.exists() && !force => {
-                    return Err(Error::usage(format!("{show} exists already")).advise("give another name, or --force"));
-                }
-                Way::Replace { .. } => {}
+        let show = path.display();
+        match place.way {
+            Way::Stream(_) => Err(Error::usage(format!("{show} cannot hold a recording: it is no plain file"))),
+            Way::Replace { .. } if path.exists() && !force => {
+                Err(Error::usage(format!("{show} exists already")).advise("give another name, or --force"))
             }
+            Way::Replace { .. } => Ok(place),
         }
-        Ok(place)
     }
 
     fn at(path: &Path, found: io::Result<fs::Metadata>) -> Result<Self> {
         let show = path.display();
-        let cannot = |e| Error::io(format!("cannot write {show}"), e);
+        let cannot = |e| Error::io(format!("cannot write {show}"), without_path(e));
         let exists = match found {
             Ok(meta) => Some(meta),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -215,7 +233,9 @@ impl Place {
         // A link stays a link: what it points to is replaced.
         let file = if exists.is_some() { fs::canonicalize(&path).map_err(cannot)? } else { path.clone() };
         let mode = exists.map_or(0o666, |m| m.permissions().mode() & 0o777);
-        beside(&file, mode).and_then(NamedTempFile::close).map_err(cannot)?;
+        // A full disk takes a new file gladly, but not its first byte.
+        let room = beside(&file, mode).and_then(|mut f| f.write_all(&vec![0; ROOM]).and_then(|()| f.close()));
+        room.map_err(cannot)?;
         Ok(Self { path, way: Way::Replace { file, mode } })
     }
 
@@ -228,14 +248,39 @@ impl Place {
             Way::Stream(file) => file.write_all(bytes).map(|()| None),
             Way::Replace { file, mode } => replace(file, *mode, bytes).map(|()| Some(bytes.len() as u64)),
         };
-        result.map_err(|e| Error::io(format!("cannot write {}", self.path.display()), e))
+        result.map_err(|e| Error::io(format!("cannot write {}", self.path.display()), without_path(e)))
     }
+}
+
+/// Refuses to write something else into what is named like a recording: `-o run.perfkit -o - --format text` means a
+/// recording and a table.
+fn keeps_its_name(path: &Path, format: Format) -> Result<()> {
+    if format == Format::Perfkit || Format::from_path(path).ok() != Some(Format::Perfkit) {
+        return Ok(());
+    }
+    let (show, name) = (path.display(), format.name());
+    let stdout = match format {
+        Format::Text => "`-o -` prints a table without --format".to_owned(),
+        Format::Json => "--json prints it beside the recording".to_owned(),
+        _ => format!(
+            "give the second file the ending of its format, or make it later: perfkit report {show} --format {name}"
+        ),
+    };
+    Err(Error::usage(format!("--format {name} is for every -o, and {show} is named like a recording")).advise(stdout))
 }
 
 fn rendered(profile: &Profile<'_>, options: &Options, format: Format) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     render(profile, options, format, &mut bytes)?;
     Ok(bytes)
+}
+
+/// The system's error alone: the name of a temporary file, which tempfile adds, means nothing to anybody.
+fn without_path(e: io::Error) -> io::Error {
+    match e.to_string().split_once(" at path \"") {
+        Some((system, _)) => io::Error::new(e.kind(), system),
+        None => e,
+    }
 }
 
 /// A new file in the directory of `file`. Its mode goes through the umask, as for any new file.
@@ -287,6 +332,8 @@ mod tests {
         assert!(open(&args(&[], None)).unwrap().has_table());
         assert_eq!(open(&args(&[], Some(Format::Folded))).unwrap().stdout, Some(Format::Folded));
         assert_eq!(open(&args(&[dash], Some(Format::Json))).unwrap().stdout, Some(Format::Json));
+        let nowhere = open(&args(&[Path::new("/nowhere/x.svg")], None)).unwrap_err();
+        assert!(!format!("{nowhere:#}").contains(".tmp"), "{nowhere:#}");
         for bad in [
             args(&[dash, dash], None),
             OutputArgs { json: true, ..args(&[dash], None) },
@@ -294,6 +341,9 @@ mod tests {
             args(&[], Some(Format::Perfkit)),
             args(&[Path::new("a.png")], None),
             args(&[Path::new("/")], Some(Format::Svg)),
+            args(&[Path::new("run.perfkit"), dash], Some(Format::Text)),
+            args(&[Path::new("run.perfkit")], Some(Format::Json)),
+            args(&[Path::new("run.perfkit"), dash], Some(Format::Svg)),
         ] {
             assert_eq!(open(&bad).unwrap_err().kind(), crate::error::Kind::Usage, "{bad:?}");
         }
@@ -314,7 +364,8 @@ mod tests {
         assert!(open(&asked).unwrap_err().advice().unwrap().contains("--force"));
         assert!(open(&OutputArgs { force: true, ..asked }).is_ok());
         assert_eq!(fs::read(&file).unwrap(), b"x");
-        let twice = args(&[&file, &file], Some(Format::Svg));
+        let picture = dir.path().join("a.svg");
+        let twice = args(&[&picture, &picture], None);
         assert!(open(&twice).unwrap_err().to_string().contains("twice"));
     }
 }

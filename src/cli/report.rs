@@ -7,12 +7,12 @@ use clap::{Args, ValueHint};
 use super::exit::{Exit, input};
 use super::outputs::Outputs;
 use super::screen::Screen;
-use super::shared::{OutputArgs, TalkArgs};
+use super::shared::{OutputArgs, TalkArgs, quoted};
 use super::view::{ModeArg, SHOW, SliceArgs, ViewArgs};
 use crate::analysis::{Layers, Profile};
 use crate::error::{Error, Result};
 use crate::record::Recording;
-use crate::render::closing_lines;
+use crate::render::{Options, Subject, closing_lines};
 use crate::session::plan::{Mode, Plan};
 
 /// Examples under `perfkit report --help`.
@@ -89,9 +89,11 @@ pub fn run(args: &ReportArgs) -> Result<Exit> {
         Layers { kernel: !(args.no_kernel || args.python_only), native: !(args.no_native || args.python_only) };
     let selection = args.view.selection(mode, layers, args.slice.slice());
     let profile = Profile::new(&recording, &selection).map_err(input)?;
-    let written = outputs.write(&profile, &args.view.options());
+    let subject = Subject::Recording(quoted(&args.recording.to_string_lossy()));
+    let options = Options { subject, ..args.view.options() };
+    let written = outputs.write(&profile, &options);
     if !outputs.has_table() && args.talk.verbose {
-        drop(closing_lines(&profile, &mut std::io::stderr().lock()));
+        drop(closing_lines(&profile, &options.subject, &mut std::io::stderr().lock()));
     }
     Ok(if screen.wrote(&written) { Exit::Done } else { Exit::Partial })
 }

@@ -12,7 +12,7 @@ use super::shared::TalkArgs;
 use super::view::wants_color;
 use crate::session::plan::{Plan, Targets, Verbosity};
 use crate::session::{Painter, Remark, Status};
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, Nanos, grouped};
 
 /// Standard error as the session and the commands use it. Cheap to clone; the clones share the line of progress.
 #[derive(Debug, Clone)]
@@ -134,19 +134,6 @@ fn target_label(targets: &Targets) -> String {
 
 fn whole_seconds(time: Nanos) -> String {
     if time < Nanos::SECOND { format!("{:.1}", time.secs()) } else { time.duration().as_secs().to_string() }
-}
-
-/// Digits in groups of three.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

@@ -41,6 +41,11 @@ pub struct TargetArgs {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), help_heading = TARGET)]
     pub port: Option<u16>,
 
+    /// The main process of this container: the first digits of its id, or its name (Docker, Podman, containerd, CRI-O)
+    #[arg(long, value_name = "ID|NAME", value_parser = clap::builder::NonEmptyStringValueParser::new(),
+          help_heading = TARGET)]
+    pub container: Option<String>,
+
     /// Follow child processes too, those that exist and those that come (uvicorn and gunicorn workers) [default: off]
     #[arg(short, long, help_heading = TARGET)]
     pub subprocesses: bool,
@@ -55,19 +60,30 @@ pub struct ProgramArgs {
     pub program: Vec<OsString>,
 
     /// Under sudo, start COMMAND as root instead of as the user who called sudo [default: off]
-    #[arg(long, conflicts_with_all = ["pid", "name", "port"], help_heading = TARGET)]
+    #[arg(long, conflicts_with_all = ["pid", "name", "port", "container"], help_heading = TARGET)]
     pub keep_root: bool,
 }
 
 impl TargetArgs {
+    /// The flags that find the target again; `None` for pids, of which the busiest is worth more.
+    pub fn words(&self) -> Option<String> {
+        match (&self.name, self.port, &self.container) {
+            (Some(name), ..) => Some(format!("--name {}", quoted(name.as_str()))),
+            (_, Some(port), _) => Some(format!("--port {port}")),
+            (.., Some(container)) => Some(format!("--container {}", quoted(container))),
+            _ => None,
+        }
+    }
+
     /// Finds the processes.
     ///
     /// # Errors
     /// As [`select`].
     pub fn find(&self) -> Result<Selected> {
-        let wanted = match (&self.name, self.port) {
-            (Some(name), _) => Wanted::Name(name.clone()),
-            (_, Some(port)) => Wanted::Port(port),
+        let wanted = match (&self.name, self.port, &self.container) {
+            (Some(name), ..) => Wanted::Name(name.clone()),
+            (_, Some(port), _) => Wanted::Port(port),
+            (.., Some(container)) => Wanted::Container(container.clone()),
             _ => Wanted::Pids(self.pid.iter().flat_map(|p| p.0.iter().copied()).collect()),
         };
         let mut found = select(&wanted)?;
@@ -113,7 +129,8 @@ pub struct TimeArgs {
           value_parser = rate, help_heading = TIME)]
     pub rate: Rate,
 
-    /// Allow stopping the target for at most this many milliseconds [default: it is never stopped]
+    /// Allow stopping the target for at most this many milliseconds; sampling makes no use of it, dump does
+    /// [default: it is never stopped]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000), help_heading = TIME)]
     pub freeze: Option<u64>,
 }
@@ -232,6 +249,16 @@ fn pattern(text: &str) -> std::result::Result<Regex, String> {
     Regex::new(text).map_err(|e| e.to_string())
 }
 
+/// `text` as one word of a shell's command line.
+pub fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
 /// What clap prints after `invalid value 'x' for '--flag'`: the advice where there is one, since the value stands there
 /// already.
 fn told_error(error: &Error) -> String {
@@ -265,6 +292,14 @@ mod tests {
         for bad in ["", " ", "x", "-1", "1.5", "99999999999"] {
             assert!(bad.parse::<Pids>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn words_for_a_shell() {
+        assert_eq!(quoted("run.perfkit"), "run.perfkit");
+        assert_eq!(quoted("uvicorn.*app"), "'uvicorn.*app'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]

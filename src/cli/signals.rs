@@ -1,13 +1,13 @@
 //! Signals: the first Ctrl-C finishes, the second aborts, SIGTERM finishes, SIGUSR1 asks for a snapshot.
 //!
-//! SIGHUP finishes too (the terminal went away), unless it was ignored when perfkit started (nohup). Aborting ends perfkit
+//! A file that grows over `ulimit -f` is no end either. SIGHUP finishes too (the terminal went away), unless it was ignored when perfkit started (nohup). Aborting ends perfkit
 //! at once with code 130: everything it holds on the target is file descriptors, which the kernel closes.
 
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::flag;
 
 use crate::error::{Error, Result};
@@ -36,6 +36,8 @@ impl Signals {
             flag::register_conditional_shutdown(SIGINT, ABORTED, Arc::clone(&interrupted))?;
             flag::register(SIGINT, Arc::clone(&interrupted))?;
             flag::register(SIGUSR1, stop.snapshot_flag())?;
+            // A file over the limit (ulimit -f) is then an error of the write, as on a full disk, and not our end.
+            flag::register(SIGXFSZ, Arc::default())?;
             for signal in [SIGINT, SIGTERM] {
                 flag::register(signal, stop.finish_flag())?;
             }

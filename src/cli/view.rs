@@ -18,11 +18,11 @@ pub struct ViewArgs {
     #[arg(short, long, help_heading = SHOW)]
     pub threads: bool,
 
-    /// Tell functions apart, not lines (py-spy's -F) [default: lines]
+    /// Tell functions apart, by the line of their definition, not lines (py-spy's -F) [default: lines]
     #[arg(short = 'F', long, help_heading = SHOW)]
     pub function: bool,
 
-    /// The same as --function
+    /// Show no lines: functions are told apart by name and file [default: lines]
     #[arg(long, help_heading = SHOW)]
     pub nolineno: bool,
 
@@ -100,7 +100,11 @@ pub fn selection_of(mode: Mode) -> Selection {
 impl ViewArgs {
     /// What `mode` shows of a recording, with these flags.
     pub fn selection(&self, mode: Mode, layers: Layers, slice: Slice) -> Selection {
-        let detail = if self.function || self.nolineno { Detail::Function } else { Detail::Line };
+        let detail = match (self.nolineno, self.function) {
+            (true, _) => Detail::Name,
+            (_, true) => Detail::Definition,
+            _ => Detail::Line,
+        };
         let file_names = if self.full_filenames { FileNames::Full } else { FileNames::Short };
         let split = Split { threads: self.threads, ..Selection::default().split };
         Selection { slice, layers, detail, file_names, split, ..selection_of(mode) }
@@ -152,7 +156,7 @@ mod tests {
             top: 7,
         };
         let s = args.selection(Mode::OffCpu, Layers::PYTHON, Slice::default());
-        assert_eq!((s.states, s.detail, s.file_names), (States::WAITING, Detail::Function, FileNames::Full));
+        assert_eq!((s.states, s.detail, s.file_names), (States::WAITING, Detail::Name, FileNames::Full));
         assert!(s.split.threads && s.split.processes && !s.layers.native);
         let o = args.options();
         assert_eq!((o.growth, o.rows, o.title.as_deref()), (Growth::Icicle, 7, Some("t")));

@@ -9,6 +9,7 @@ use crate::clock::Mono;
 use crate::error::Result;
 
 pub mod cpu;
+pub mod cpu_clock;
 pub mod dump;
 pub mod selfcost;
 

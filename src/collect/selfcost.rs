@@ -1,12 +1,30 @@
 //! What perfkit itself costs: CPU time and memory, as readings like any other.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use crate::clock::Mono;
 use crate::record::{Event, Reading, Recorder};
+
+/// CPU time, ns, of threads of this process that drive a load: no cost of measuring. Each counts up.
+static LOAD_NS: Mutex<Vec<Arc<AtomicU64>>> = Mutex::new(Vec::new());
+
+/// Leaves the CPU time that `ns` counts, in nanoseconds and from 0 up, out of perfkit's own cost from now on.
+pub fn leave_out(ns: Arc<AtomicU64>) {
+    LOAD_NS.lock().unwrap_or_else(PoisonError::into_inner).push(ns);
+}
+
+/// What all loads have used.
+fn load_ns() -> u64 {
+    let all = LOAD_NS.lock().unwrap_or_else(PoisonError::into_inner);
+    all.iter().map(|ns| ns.load(Ordering::Relaxed)).sum()
+}
 
 /// perfkit's own consumption at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SelfCost {
-    /// User and system time of all threads since the start, ns. `None` when the kernel does not say.
+    /// User and system time of all threads since the start, but for those that drive a load ([`leave_out`]), ns. `None`
+    /// when the kernel does not say.
     pub cpu_ns: Option<u64>,
     /// Resident memory, bytes.
     pub rss_bytes: Option<u64>,
@@ -25,7 +43,7 @@ impl SelfCost {
             Some(line.split_ascii_whitespace().next()?.parse::<u64>().ok()? * 1024)
         };
         Self {
-            cpu_ns: usage.map(|u| ns(u.user_time()) + ns(u.system_time())),
+            cpu_ns: usage.map(|u| (ns(u.user_time()) + ns(u.system_time())).saturating_sub(load_ns())),
             rss_bytes: field("VmRSS:"),
             anon_bytes: field("RssAnon:"),
         }

@@ -11,6 +11,8 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,7 @@ use tokio::task::JoinSet;
 use super::chance::Chance;
 use super::http::{ANSWER_LIMIT, HEAD_LIMIT, Head, head_end};
 use super::tally::{Log, Summary};
+use crate::clock::thread_cpu_ns;
 use crate::error::{Error, Kind, Result};
 use crate::units::Nanos;
 
@@ -138,6 +141,7 @@ impl Default for Load {
 /// A client at work on a thread of its own. Dropping it stops the client and waits for it.
 #[derive(Debug)]
 pub struct Drive {
+    used_ns: Arc<AtomicU64>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<Summary>>,
 }
@@ -156,11 +160,20 @@ impl Drive {
             .build()
             .map_err(|e| Error::io("cannot start the demo's client", e))?;
         let (stop, stopped) = watch::channel(false);
+        let used_ns = Arc::new(AtomicU64::new(0));
+        let used = Arc::clone(&used_ns);
         let thread = std::thread::Builder::new()
             .name("demo-client".to_owned())
-            .spawn(move || runtime.block_on(tokio::task::LocalSet::new().run_until(drive(address, load, stopped))))
+            .spawn(move || {
+                runtime.block_on(tokio::task::LocalSet::new().run_until(drive(address, load, stopped, used)))
+            })
             .map_err(|e| Error::io("cannot start the demo's client", e))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { used_ns, stop, thread: Some(thread) })
+    }
+
+    /// The CPU time that the client has used, ns; it goes on counting, with each request.
+    pub fn used_ns(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.used_ns)
     }
 
     /// Whether the client still works: neither stopped nor at one of its bounds.
@@ -202,7 +215,12 @@ impl Drop for Drive {
 }
 
 /// The whole run: all users until a bound or the stop.
-async fn drive(address: SocketAddr, load: Load, mut stopped: watch::Receiver<bool>) -> Summary {
+async fn drive(
+    address: SocketAddr,
+    load: Load,
+    mut stopped: watch::Receiver<bool>,
+    used_ns: Arc<AtomicU64>,
+) -> Summary {
     let started = Instant::now();
     let log = Rc::new(RefCell::new(Log::default()));
     let mut users = JoinSet::new();
@@ -212,7 +230,7 @@ async fn drive(address: SocketAddr, load: Load, mut stopped: watch::Receiver<boo
             connection: None,
             chance: Chance(load.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number))),
         };
-        users.spawn_local(user.play(load.clone(), Rc::clone(&log)));
+        users.spawn_local(user.play(load.clone(), Rc::clone(&log), Arc::clone(&used_ns)));
     }
     let everybody = async {
         while let Some(played) = users.join_next().await {
@@ -240,7 +258,7 @@ struct User {
 }
 
 impl User {
-    async fn play(mut self, load: Load, log: Rc<RefCell<Log>>) {
+    async fn play(mut self, load: Load, log: Rc<RefCell<Log>>, used_ns: Arc<AtomicU64>) {
         while log.borrow().begun < load.requests {
             let operation = Operation::at(self.chance.below(10) as u32);
             let request = self.request(operation);
@@ -256,6 +274,8 @@ impl User {
                 self.connection = None;
             }
             log.borrow_mut().end(operation, outcome);
+            // All users share this thread, so its clock is the client's.
+            used_ns.store(thread_cpu_ns(), Ordering::Relaxed);
             let (least, most) = load.pause;
             let spread_ns = most.saturating_sub(least).as_nanos() as u64;
             tokio::time::sleep(least + Duration::from_nanos(self.chance.below(spread_ns + 1))).await;

@@ -1,4 +1,15 @@
 //! The load generator: scenarios compiled before the run, users as state machines on a thread a core.
 
 pub mod chance;
+pub mod course;
+pub mod engine;
+pub mod http;
+pub mod jsonpath;
 pub mod locust;
+pub mod program;
+pub mod report;
+pub mod scenario;
+pub mod script;
+pub mod tally;
+pub mod tree;
+pub mod wheel;

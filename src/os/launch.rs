@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 
+use super::limits::{OpenFiles, original_open_files};
 use super::pidfd::PidFd;
 
 /// What to start.
@@ -70,6 +71,7 @@ impl Held {
             argv: pointers(&argv),
             env: pointers(&env),
             user: spec.user.clone(),
+            open_files: original_open_files(),
             gate: gate_out.as_raw_fd(),
             gate_in: gate_in.as_raw_fd(),
             failure: failure_in.as_raw_fd(),
@@ -157,6 +159,7 @@ struct ChildSide {
     argv: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
     user: Option<Credentials>,
+    open_files: Option<OpenFiles>,
     gate: RawFd,
     gate_in: RawFd,
     failure: RawFd,
@@ -192,6 +195,11 @@ impl ChildSide {
         if !released {
             // SAFETY: ends this child without running perfkit's exit handlers.
             unsafe { libc::_exit(127) };
+        }
+        if let Some(OpenFiles { soft, hard }) = self.open_files {
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+            // SAFETY: `limit` is ours and read only. Lowering a soft limit cannot fail, and there is nobody to tell.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
         }
         if self.become_user()
             && let Some(&program) = self.argv.first()
@@ -309,6 +317,15 @@ mod tests {
         drop(held);
         assert!(!proof.exists());
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn the_program_has_the_limit_of_open_files_that_we_were_started_with() {
+        super::super::limits::raise_open_files();
+        let OpenFiles { soft, hard } = original_open_files().unwrap();
+        let mut held = start(&["sh", "-c", &format!("test $(ulimit -Sn) = {soft} && test $(ulimit -Hn) = {hard}")]);
+        held.release().unwrap();
+        assert_eq!(held.wait().unwrap().code(), Some(0));
     }
 
     #[test]

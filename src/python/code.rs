@@ -67,6 +67,11 @@ impl Code {
         })
     }
 
+    /// The line where its definition begins, from 1; `None` for code without one.
+    pub fn first_line(&self) -> Option<u32> {
+        u32::try_from(self.first_line).ok().filter(|&line| line > 0)
+    }
+
     /// Bytes of memory that this takes, for caches that must not grow with what a target claims.
     pub fn weight(&self) -> usize {
         size_of::<Self>() + self.file.len() + self.name.len() + self.qualname.len() + self.lines.weight()

@@ -67,6 +67,16 @@ pub struct Thread {
     pub moved: bool,
 }
 
+/// What following the lists of interpreters and threads came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// The threads that were met.
+    pub threads: Vec<Thread>,
+    /// Every list was followed to its end. Not so where a thread ended while it was looked at: its state leads no further,
+    /// and the threads behind it stay out of sight.
+    pub whole: bool,
+}
+
 /// Detects a circle in a chain: remembers one address, at doubling distances (Brent).
 #[derive(Debug, Default)]
 struct Circle {
@@ -89,33 +99,39 @@ impl Circle {
     }
 }
 
-/// Follows pointers from `first`; `next` gives the following one. Ends at null, a fault, a circle, or `limit`.
-fn chain(first: u64, limit: usize, mut next: impl FnMut(u64) -> Option<u64>) {
+/// Follows pointers from `first`; `next` gives the following one. Ends at null, a fault, a circle, or `limit`: whether it
+/// was null.
+fn chain(first: u64, limit: usize, mut next: impl FnMut(u64) -> Option<u64>) -> bool {
     let mut circle = Circle::default();
     let mut at = first;
     for _ in 0..limit {
-        if at == 0 || circle.closes(at) {
-            return;
+        if at == 0 {
+            return true;
         }
-        let Some(following) = next(at) else { return };
+        if circle.closes(at) {
+            return false;
+        }
+        let Some(following) = next(at) else { return false };
         at = following;
     }
+    at == 0
 }
 
 /// Walks all threads of all interpreters, `depth` frames each at most.
 ///
 /// # Errors
 /// A fault when not even the runtime can be read: the process is gone, or not ours to read.
-pub fn walk(memory: &dyn Memory, runtime: &Runtime, depth: usize) -> Result<Vec<Thread>, Fault> {
+pub fn walk(memory: &dyn Memory, runtime: &Runtime, depth: usize) -> Result<Walked, Fault> {
     let l = &runtime.layout;
     let heap = Heap::new(memory, l);
     let mut threads = Vec::new();
+    let mut threads_whole = true;
     let mut budget = FRAME_BUDGET;
     let first = heap.word(runtime.address, l.runtime_interpreters_head)?;
-    chain(first, INTERPRETER_LIMIT, |interp| {
+    let interpreters_whole = chain(first, INTERPRETER_LIMIT, |interp| {
         let id = heap.word(interp, l.interp_id).ok()? as i64;
         let head = heap.word(interp, l.interp_threads_head).ok()?;
-        chain(head, THREAD_LIMIT, |state| {
+        threads_whole &= chain(head, THREAD_LIMIT, |state| {
             if threads.len() >= THREAD_LIMIT {
                 return None;
             }
@@ -126,7 +142,7 @@ pub fn walk(memory: &dyn Memory, runtime: &Runtime, depth: usize) -> Result<Vec<
         });
         heap.word(interp, l.interp_next).ok()
     });
-    Ok(threads)
+    Ok(Walked { threads, whole: interpreters_whole && threads_whole })
 }
 
 /// Reads the thread at `state` alone.

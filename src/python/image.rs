@@ -9,7 +9,9 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use object::read::ReadRef;
+use object::read::elf::{ElfFile64, SectionHeader as _, Sym as _, SymbolTable};
+use object::{Endianness, Object as _, ObjectSection as _};
 
 use crate::error::{Error, Kind, Result};
 use crate::os::elf::{Elf, Segment};
@@ -39,6 +41,8 @@ pub struct Image {
     /// Its sections with initialised and with zeroed data.
     pub data: Vec<Range<u64>>,
 }
+
+type Symbols<'a, R> = SymbolTable<'a, object::elf::FileHeader64<Endianness>, R>;
 
 /// Opens the file behind `mapping` of process `pid`.
 ///
@@ -148,12 +152,11 @@ impl Image {
             .ok_or_else(|| Error::new(Kind::Malformed, format!("{} does not say where it is mapped", first.path)))?;
         let mut image = elf.with(|f| {
             let mut image = Self { path: first.path.clone(), bias, ..Self::default() };
-            for symbol in f.dynamic_symbols().filter(object::ObjectSymbol::is_definition) {
-                image.take(symbol.name_bytes().unwrap_or_default(), symbol.address(), symbol.size());
-            }
-            if thorough {
-                for symbol in f.symbols().filter(object::ObjectSymbol::is_definition) {
-                    image.take(symbol.name_bytes().unwrap_or_default(), symbol.address(), symbol.size());
+            // 32-bit interpreters are not supported: without symbols they are none.
+            if let object::File::Elf64(f) = f {
+                image.take_all(f, f.elf_dynamic_symbol_table());
+                if thorough {
+                    image.take_all(f, f.elf_symbol_table());
                 }
             }
             for section in f.sections() {
@@ -173,6 +176,18 @@ impl Image {
     /// Whether anything of CPython's core is defined here.
     pub fn is_interpreter(&self) -> bool {
         self.runtime.is_some() || self.exports_eval
+    }
+
+    /// Takes the symbols of a table. All strings are read at once: an interpreter has ten thousand names.
+    fn take_all<'a, R: ReadRef<'a>>(&mut self, file: &ElfFile64<'a, Endianness, R>, table: &Symbols<'a, R>) {
+        let endian = file.endian();
+        let Ok(strings) = file.elf_section_table().section(table.string_section()) else { return };
+        let Ok(strings) = strings.data(endian, file.data()) else { return };
+        for symbol in table.iter().filter(|s| !s.is_undefined(endian)) {
+            let Some(name) = strings.get(symbol.st_name(endian) as usize..) else { continue };
+            let end = name.iter().position(|b| *b == 0).unwrap_or_default();
+            self.take(name.get(..end).unwrap_or_default(), symbol.st_value(endian), symbol.st_size(endian));
+        }
     }
 
     fn take(&mut self, name: &[u8], address: u64, size: u64) {

@@ -26,6 +26,6 @@ mod version;
 
 pub use budget::Budget;
 pub use code::Code;
-pub use frames::{Cut, Frame, Thread};
+pub use frames::{Cut, Frame, Thread, Walked};
 pub use locate::{Located, Runtime, locate};
 pub use version::{FullVersion, Version};

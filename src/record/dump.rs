@@ -31,6 +31,8 @@ pub struct ProcessDump {
     pub gils: Vec<Gil>,
     /// Its threads, the main one first, then by number.
     pub threads: Vec<ThreadDump>,
+    /// How long it was stopped, ns; `None` when it was not.
+    pub stopped_ns: Option<u64>,
     /// What the reader should know: Python that cannot be read, rights that are missing.
     pub remarks: Vec<String>,
 }
@@ -129,6 +131,8 @@ pub enum GilRole {
 pub enum Taken {
     /// While the thread slept, from first to last byte: one instant.
     Asleep,
+    /// While the whole process stood still: one instant, the same for all threads.
+    Stopped,
     /// At a timer tick on its CPU: one instant.
     Sampled,
     /// While it ran or kept waking up: parts may belong to different instants.
@@ -142,6 +146,7 @@ impl Taken {
     pub fn name(self) -> &'static str {
         match self {
             Self::Asleep => "asleep",
+            Self::Stopped => "stopped",
             Self::Sampled => "sampled",
             Self::Approximate => "approximate",
             Self::Nothing => "none",

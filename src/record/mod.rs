@@ -6,10 +6,14 @@
 //! is a row, never an absence; frame names may come later than the frame (`UPDATE frame`), samples are never rewritten.
 
 pub mod dump;
+pub mod load;
 mod model;
 mod read;
 mod recorder;
+pub mod requests;
 mod store;
+#[cfg(test)]
+mod views;
 
 pub use model::{
     Event, Frame, FrameId, FrameKind, Inline, Loss, Mark, Process, ProcessId, Reading, Sample, SampleFlags, Stack,

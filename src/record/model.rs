@@ -95,6 +95,8 @@ pub struct Frame {
     pub file: Option<String>,
     /// The source line, from 1, where known.
     pub line: Option<u32>,
+    /// Python: the line where the function's definition begins (`co_firstlineno`), from 1. `None` for other kinds.
+    pub first_line: Option<u32>,
     /// Native: the module's path as the target sees it. Kernel: the kernel module, if any.
     pub module: Option<String>,
     /// Native: the address in the module's own numbering (as in its ELF file). Kernel, JIT: the run-time address.

@@ -121,7 +121,11 @@ impl Recording {
         rec.threads = dense(q.query_map([], |r| {
             Ok((r.get(0)?, Thread { process: ProcessId(r.get(1)?), tid: r.get(2)?, name: r.get(3)? }))
         })?)?;
-        let mut q = db.prepare("SELECT id, kind, function, file, line, module, address FROM frame ORDER BY id")?;
+        let version: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0))?;
+        let first_line = if version < 2 { "NULL" } else { "first_line" };
+        let mut q = db.prepare(&format!(
+            "SELECT id, kind, function, file, line, module, address, {first_line} FROM frame ORDER BY id"
+        ))?;
         rec.frames = dense(q.query_map([], |r| {
             let kind: String = r.get(1)?;
             let address: Option<i64> = r.get(6)?;
@@ -132,6 +136,7 @@ impl Recording {
                     function: r.get(2)?,
                     file: r.get(3)?,
                     line: r.get(4)?,
+                    first_line: r.get(7)?,
                     module: r.get(5)?,
                     address: address.map(|a| a as u64),
                     inlines: Vec::new(),
@@ -299,7 +304,7 @@ mod tests {
         let mut store = Store::create(&path, false).unwrap();
         let p = r.process(Process { pid: 7, name: "npc".into(), ..Process::default() });
         let t = r.thread(Thread { process: p, tid: 8, name: "worker".into() });
-        let f = r.frame(Frame::python("main".into(), "a.py".into(), Some(3)));
+        let f = r.frame(Frame::python("main".into(), "a.py".into(), Some(3), Some(2)));
         let s = r.stack(&[f, f]);
         r.put(sample(20, t, s));
         store.flush(&r).unwrap();
@@ -312,7 +317,7 @@ mod tests {
         assert_eq!(rec.samples.iter().map(|s| s.at.0).collect::<Vec<_>>(), [10, 20]);
         assert_eq!(rec.leaf_first(s).collect::<Vec<_>>(), [f, f]);
         assert_eq!(rec.samples[1].reason, Some("futex"));
-        assert_eq!(rec.frame(f).line, Some(3));
+        assert_eq!((rec.frame(f).line, rec.frame(f).first_line), (Some(3), Some(2)));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no WAL is left beside a closed recording");
     }
 

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
-use super::model::{Event, Frame, FrameId, FrameKind, Inline, Process, ProcessId, Stack, StackId, Thread, ThreadId};
+use super::model::{Event, Frame, FrameId, FrameKind, Process, ProcessId, Stack, StackId, Thread, ThreadId};
+use super::requests::{RequestError, RequestWindow};
 
 /// Events held before the writer takes them; past that new ones are dropped and counted.
 const QUEUE_LIMIT: usize = 1_000_000;
@@ -33,6 +34,9 @@ pub(super) struct Batch {
     pub(super) stacks: Vec<(StackId, Stack)>,
     pub(super) events: Vec<Event>,
     pub(super) dropped: u64,
+    pub(super) endpoints: Vec<(u32, String, String)>,
+    pub(super) windows: Vec<RequestWindow>,
+    pub(super) errors: Vec<RequestError>,
 }
 
 #[derive(Default)]
@@ -117,8 +121,7 @@ impl Recorder {
         let id = FrameId(t.frames);
         t.by_key.insert(key, id);
         let (kind, address) = (key.kind, Some(key.address));
-        let frame =
-            Frame { kind, function: None, file: None, line: None, module: module(), address, inlines: Vec::new() };
+        let frame = Frame { module: module(), address, ..Frame::blank(kind) };
         t.batch.frames.push((id, frame));
         (id, true)
     }
@@ -155,6 +158,22 @@ impl Recorder {
         if t.batch.events.len() < QUEUE_LIMIT { t.batch.events.push(event) } else { t.batch.dropped += 1 }
     }
 
+    /// Names an endpoint of a load run; `id` is the caller's own count from 0.
+    pub fn endpoint(&self, id: u32, method: &str, name: &str) {
+        self.lock().batch.endpoints.push((id, method.to_owned(), name.to_owned()));
+    }
+
+    /// Takes a window of a load run. Unlike events these are never dropped: they come ten times a second, however many
+    /// requests there are.
+    pub fn window(&self, window: RequestWindow) {
+        self.lock().batch.windows.push(window);
+    }
+
+    /// Takes what failed in a load run.
+    pub fn request_error(&self, error: RequestError) {
+        self.lock().batch.errors.push(error);
+    }
+
     pub(super) fn take(&self) -> Batch {
         std::mem::take(&mut self.lock().batch)
     }
@@ -171,32 +190,20 @@ fn push(t: &mut Tables, parent: StackId, frame: FrameId) -> StackId {
 }
 
 impl Frame {
-    /// A remark that is not code.
-    pub fn label(text: String) -> Self {
-        let function = Some(text);
-        Self {
-            kind: FrameKind::Label,
-            function,
-            file: None,
-            line: None,
-            module: None,
-            address: None,
-            inlines: Vec::new(),
-        }
+    /// A frame of which only the kind is known.
+    pub fn blank(kind: FrameKind) -> Self {
+        let (function, file, module) = (None, None, None);
+        Self { kind, function, file, line: None, first_line: None, module, address: None, inlines: Vec::new() }
     }
 
-    /// A Python frame.
-    pub fn python(function: String, file: String, line: Option<u32>) -> Self {
-        let (function, file) = (Some(function), Some(file));
-        Self {
-            kind: FrameKind::Python,
-            function,
-            file,
-            line,
-            module: None,
-            address: None,
-            inlines: Vec::<Inline>::new(),
-        }
+    /// A remark that is not code.
+    pub fn label(text: String) -> Self {
+        Self { function: Some(text), ..Self::blank(FrameKind::Label) }
+    }
+
+    /// A Python frame; `first_line` is where the function's definition begins.
+    pub fn python(function: String, file: String, line: Option<u32>, first_line: Option<u32>) -> Self {
+        Self { function: Some(function), file: Some(file), line, first_line, ..Self::blank(FrameKind::Python) }
     }
 }
 
@@ -207,7 +214,8 @@ mod tests {
     #[test]
     fn equal_stacks_share_a_node_and_only_new_ones_are_batched() {
         let r = Recorder::new();
-        let f: Vec<_> = (0..3).map(|i| r.frame(Frame::python(format!("f{i}"), "a.py".into(), Some(i)))).collect();
+        let f: Vec<_> =
+            (0..3).map(|i| r.frame(Frame::python(format!("f{i}"), "a.py".into(), Some(i), Some(1)))).collect();
         let abc = r.stack(&f);
         assert_eq!(r.stack(&f), abc);
         assert_ne!(r.stack(&f[..2]), abc);

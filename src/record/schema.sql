@@ -4,8 +4,10 @@ CREATE TABLE anchor  (mono_ns INTEGER PRIMARY KEY, wall_ns INTEGER NOT NULL, err
 CREATE TABLE process (id INTEGER PRIMARY KEY, pid INTEGER NOT NULL, start_ticks INTEGER NOT NULL, parent INTEGER NOT NULL,
                       name TEXT NOT NULL, exe TEXT NOT NULL, runtime TEXT NOT NULL);
 CREATE TABLE thread  (id INTEGER PRIMARY KEY, process INTEGER NOT NULL REFERENCES process, tid INTEGER NOT NULL, name TEXT NOT NULL);
--- kind: python, native, kernel, jit, label. A native frame without a function has not been named (yet).
-CREATE TABLE frame   (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, function TEXT, file TEXT, line INTEGER, module TEXT, address INTEGER);
+-- kind: python, native, kernel, jit, label. A native frame without a function has not been named (yet). first_line is where a Python
+-- function's definition begins.
+CREATE TABLE frame   (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, function TEXT, file TEXT, line INTEGER, module TEXT, address INTEGER,
+                      first_line INTEGER);
 -- Functions inlined at a native frame's address; depth 0 is the outermost, just inside the frame itself.
 CREATE TABLE inline  (frame INTEGER NOT NULL REFERENCES frame, depth INTEGER NOT NULL, function TEXT NOT NULL, file TEXT, line INTEGER,
                       PRIMARY KEY (frame, depth)) WITHOUT ROWID;
@@ -18,10 +20,26 @@ CREATE TABLE sample  (at_ns INTEGER NOT NULL, thread INTEGER NOT NULL REFERENCES
 CREATE TABLE reading (at_ns INTEGER NOT NULL, metric TEXT NOT NULL, scope TEXT NOT NULL, value REAL NOT NULL);
 CREATE TABLE mark    (at_ns INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
 CREATE TABLE loss    (from_ns INTEGER NOT NULL, to_ns INTEGER NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL, why TEXT NOT NULL);
--- The hottest functions by their own time, for `sqlite3 run.perfkit 'select * from hottest limit 20'`.
+-- A load run: endpoints, what ended in each window (latency: see record/requests.rs), and what failed.
+CREATE TABLE endpoint (id INTEGER PRIMARY KEY, method TEXT NOT NULL, name TEXT NOT NULL);
+CREATE TABLE request_window (at_ns INTEGER NOT NULL, endpoint INTEGER NOT NULL REFERENCES endpoint, requests INTEGER NOT NULL,
+                      failures INTEGER NOT NULL, bytes INTEGER NOT NULL, latency BLOB NOT NULL);
+CREATE TABLE request_error (endpoint INTEGER NOT NULL REFERENCES endpoint, kind TEXT NOT NULL, message TEXT NOT NULL,
+                      count INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL);
+-- The functions that a frame stands for, one inlined into the other: depth 0 is the frame itself, the largest depth the innermost.
+CREATE VIEW place AS
+  SELECT id AS frame, 0 AS depth, kind, coalesce(function, CASE kind
+           WHEN 'native' THEN printf('[%s+0x%x]', coalesce(module, 'unknown'), coalesce(address, 0))
+           WHEN 'kernel' THEN '[kernel]' WHEN 'jit' THEN '[jit]' ELSE '?' END) AS function, file, line, first_line, module
+    FROM frame
+  UNION ALL
+  SELECT i.frame, i.depth + 1, f.kind, i.function, i.file, i.line, NULL, f.module FROM inline i JOIN frame f ON f.id = i.frame;
+-- The hottest functions by their own time, for `sqlite3 run.perfkit 'select * from hottest limit 20'`. Inlined functions are functions.
 CREATE VIEW hottest AS
   SELECT round(100.0 * sum(s.weight_ns) / (SELECT sum(weight_ns) FROM sample WHERE state = s.state), 2) AS self_pct,
          CASE s.state WHEN 0 THEN 'on-cpu' WHEN 1 THEN 'off-cpu' WHEN 2 THEN 'runnable' ELSE 'active' END AS state,
-         f.function, f.file, f.line, f.module, count(*) AS samples
-    FROM sample s JOIN stack k ON k.id = s.stack JOIN frame f ON f.id = k.frame
-   GROUP BY s.state, f.kind, f.function, f.file, f.module ORDER BY sum(s.weight_ns) DESC;
+         p.function, p.file, coalesce(p.first_line, p.line) AS line, p.module, count(*) AS samples
+    FROM sample s JOIN stack k ON k.id = s.stack
+    JOIN place p ON p.frame = k.frame AND p.depth = (SELECT count(*) FROM inline i WHERE i.frame = k.frame)
+   GROUP BY s.state, p.kind, p.function, p.module, CASE p.kind WHEN 'python' THEN p.file END, p.first_line
+   ORDER BY sum(s.weight_ns) DESC;

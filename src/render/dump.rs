@@ -106,6 +106,7 @@ impl Text<'_> {
             });
         }
         facts.push(format!("taken in {}", Nanos(dump.took_ns)));
+        facts.extend(p.stopped_ns.map(|ns| format!("stopped for {}", Nanos(ns))));
         writeln!(out, "{}", facts.join(" · "))?;
         for remark in &p.remarks {
             writeln!(out, "{}", self.ink("33", &format!("note: {}", clean(remark))))?;
@@ -189,9 +190,7 @@ impl Text<'_> {
                 format!("    {function} {}", self.ink("2", &format!("({})", self.place(frame))))
             }
             FrameKind::Label => format!("    {}", self.ink("33", frame.function.as_deref().unwrap_or_default())),
-            FrameKind::Native | FrameKind::Jit | FrameKind::Kernel => {
-                format!("      {}", self.ink("2", &native(frame)))
-            }
+            FrameKind::Native | FrameKind::Jit | FrameKind::Kernel => self.native(frame),
         };
         for (title, arguments) in [("Arguments:", true), ("Locals:", false)] {
             let mut group = f.locals.iter().flatten().filter(|v| v.argument == arguments).peekable();
@@ -203,6 +202,16 @@ impl Text<'_> {
             }
         }
         text
+    }
+
+    /// The lines of a native frame: what is inlined there, innermost first, then the function itself.
+    fn native(&self, frame: &Frame) -> String {
+        let inlined = frame.inlines.iter().rev().map(|i| {
+            let whole = Frame { function: Some(i.function.clone()), inlines: Vec::new(), ..frame.clone() };
+            format!("{}, inlined", native(&whole))
+        });
+        let lines: Vec<String> = inlined.chain([native(frame)]).collect();
+        lines.iter().map(|line| format!("      {}", self.ink("2", line))).collect::<Vec<_>>().join("\n")
     }
 
     /// `file.py:12`.
@@ -290,19 +299,16 @@ pub(super) mod tests {
 
     fn frame(kind: FrameKind, function: &str, module: Option<&str>) -> DumpFrame {
         let frame = Frame {
-            kind,
             function: Some(function.into()),
-            file: None,
-            line: None,
             module: module.map(Into::into),
             address: Some(0x10),
-            inlines: Vec::new(),
+            ..Frame::blank(kind)
         };
         DumpFrame { frame, interpreter: module.is_some_and(|m| m.contains("python")), locals: None }
     }
 
     fn python(function: &str, line: u32) -> DumpFrame {
-        let frame = Frame::python(function.into(), "/srv/npc/app.py".into(), Some(line));
+        let frame = Frame::python(function.into(), "/srv/npc/app.py".into(), Some(line), None);
         DumpFrame { frame, interpreter: false, locals: None }
     }
 
@@ -357,6 +363,7 @@ pub(super) mod tests {
                 interpreter: None,
                 gils: vec![Gil { address: 0x1000, locked: true, holder: Some(7), waiters: 0 }],
                 threads: vec![thread],
+                stopped_ns: None,
                 remarks: Vec::new(),
             }],
         }

@@ -2,20 +2,7 @@
 
 use crate::analysis::{ClockKind, Profile};
 use crate::record::{Thread, ThreadId};
-use crate::units::{Hertz, Nanos};
-
-/// `1234567` as `1,234,567`.
-pub(super) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, d) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(d);
-    }
-    out
-}
+use crate::units::{Hertz, Nanos, grouped};
 
 /// A percentage with one digit, `99.97` as `99.9` rather than `100.0`: all but one is not all.
 pub(super) fn pct(value: f64) -> String {

@@ -8,6 +8,7 @@ mod dump;
 mod facts;
 mod folded;
 mod json;
+mod load;
 mod pprof;
 mod pstats;
 mod speedscope;
@@ -18,6 +19,7 @@ use std::io::Write;
 use std::path::Path;
 
 pub use dump::{DumpOptions, NativeFrames, dump_json, dump_text};
+pub use load::{EXCEPTIONS_CSV, failures_csv, history_csv, load_json, load_text, stats_csv};
 pub use text::closing_lines;
 
 use crate::analysis::Profile;
@@ -142,11 +144,27 @@ pub struct Options {
     pub width: usize,
     /// Rows of the table of functions.
     pub rows: usize,
+    /// What the closing lines tell to look at next.
+    pub subject: Subject,
+}
+
+/// How what was looked at is named in a command, as words for a shell.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Subject {
+    /// By the pid of the busiest process.
+    #[default]
+    Busiest,
+    /// By flags that find it: `--name 'uvicorn.*app'`.
+    Live(String),
+    /// By the program and its arguments, which are started again.
+    Program(String),
+    /// By the file of the recording.
+    Recording(String),
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { title: None, growth: Growth::Flames, color: false, width: 100, rows: 20 }
+        Self { title: None, growth: Growth::Flames, color: false, width: 100, rows: 20, subject: Subject::Busiest }
     }
 }
 

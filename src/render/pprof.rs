@@ -137,13 +137,17 @@ impl Builder {
             return None;
         }
         let frame = profile.recording.frame(id);
-        let by_line = frame.kind != FrameKind::Python || profile.selection.detail == Detail::Line;
         let mut lines = Vec::new();
         // pprof has the innermost first.
         for &shown in shown.iter().rev() {
             let shown = profile.frames.shown(shown);
             let function_id = self.function(profile, shown.function);
-            lines.push(protos::Line { function_id, line: shown.line.filter(|_| by_line).map_or(0, i64::from) });
+            let line = match (frame.kind, profile.selection.detail) {
+                (FrameKind::Python, Detail::Definition) => frame.first_line,
+                (FrameKind::Python, Detail::Name) => None,
+                _ => shown.line,
+            };
+            lines.push(protos::Line { function_id, line: line.map_or(0, i64::from) });
         }
         let mapping_id = self.mapping_of(frame);
         let (id_of_new, address) = (self.locations.len() as u64 + 1, frame.address.unwrap_or(0));
@@ -172,7 +176,8 @@ impl Builder {
         let at = self.functions.len() as u64 + 1;
         let name = self.string(&key.function);
         let filename = self.string(key.path.as_deref().unwrap_or(""));
-        self.functions.push(protos::Function { id: at, name, system_name: name, filename, ..Default::default() });
+        let start_line = key.first_line.map_or(0, i64::from);
+        self.functions.push(protos::Function { id: at, name, system_name: name, filename, start_line });
         self.of_function.insert(id, at);
         at
     }

@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 use super::facts;
 use crate::analysis::{FunctionId, Profile};
 use crate::record::FrameKind;
+use crate::units::grouped;
 
 /// `(file, line, function)`.
 type Key = (String, u32, String);
@@ -49,7 +50,8 @@ impl Table {
             let key: Key = match function.kind {
                 FrameKind::Python => {
                     let file = function.path.clone().or_else(|| function.file.clone());
-                    let line = line_of.get(&id).copied().unwrap_or(0);
+                    // As cProfile has it; where it is not known, the hottest line.
+                    let line = function.first_line.or_else(|| line_of.get(&id).copied()).unwrap_or(0);
                     (file.unwrap_or_else(|| "?".to_owned()), line, function.function.clone())
                 }
                 _ => ("~".to_owned(), 0, format!("<{}>", function.label())),
@@ -67,8 +69,8 @@ impl Table {
 
 fn how_often(profile: &Profile<'_>) -> String {
     let rate = facts::rate(profile).map_or_else(String::new, |hz| format!(" at {hz}"));
-    let lost = if profile.lost > 0 { format!(", {} lost", facts::grouped(profile.lost)) } else { String::new() };
-    format!("{} samples of {} time{rate}{lost}", facts::grouped(profile.samples), profile.clock.type_name())
+    let lost = if profile.lost > 0 { format!(", {} lost", grouped(profile.lost)) } else { String::new() };
+    format!("{} samples of {} time{rate}{lost}", grouped(profile.samples), profile.clock.type_name())
 }
 
 /// Writes `profile` for `pstats`.

@@ -42,7 +42,11 @@ impl<'a> Frames<'a> {
             let key = profile.frames.function(shown.function);
             list.push(if key.kind == FrameKind::Python {
                 // Whether lines tell frames apart is the selection's choice.
-                let line = shown.line.filter(|_| profile.selection.detail == Detail::Line);
+                let line = match profile.selection.detail {
+                    Detail::Line => shown.line,
+                    Detail::Definition => key.first_line,
+                    Detail::Name => None,
+                };
                 Frame { name: key.function.as_str().into(), file: key.file.as_deref(), line }
             } else {
                 let file = key.path.as_deref().or(key.module.as_deref());

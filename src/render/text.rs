@@ -5,11 +5,11 @@
 
 use std::io::{self, Write};
 
-use super::Options;
-use super::facts::{self, grouped, pct};
-use crate::analysis::{ClockKind, FunctionRow, Profile, States, ThreadRow};
+use super::facts::{self, pct};
+use super::{Options, Subject};
+use crate::analysis::{ClockKind, Detail, FunctionRow, Profile, States, ThreadRow};
 use crate::record::{FrameKind, State};
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, Nanos, grouped};
 
 /// Cells of the bar that shows a function's own and total time.
 const BAR: usize = 16;
@@ -64,7 +64,7 @@ pub(super) fn write(profile: &Profile<'_>, options: &Options, out: &mut dyn Writ
         functions(profile, options, &ink, out)?;
         threads(profile, options, &ink, out)?;
     }
-    closing_lines(profile, out)
+    closing_lines(profile, &options.subject, out)
 }
 
 fn functions(profile: &Profile<'_>, options: &Options, ink: &Ink, out: &mut dyn Write) -> io::Result<()> {
@@ -92,10 +92,15 @@ fn functions(profile: &Profile<'_>, options: &Options, ink: &Ink, out: &mut dyn 
     writeln!(out)
 }
 
-/// A function with the line where its time goes.
+/// A function with the line where its time goes, or the one that the selection tells functions apart by.
 fn name(profile: &Profile<'_>, row: &FunctionRow) -> String {
     let key = profile.frames.function(row.function);
-    match (key.kind, &key.file, row.line) {
+    let line = match profile.selection.detail {
+        Detail::Line => row.line,
+        Detail::Definition => key.first_line,
+        Detail::Name => None,
+    };
+    match (key.kind, &key.file, line) {
         (FrameKind::Python, Some(file), Some(line)) => format!("{} ({file}:{line})", key.function),
         _ => key.label(),
     }
@@ -186,7 +191,7 @@ fn shares(reasons: &[(&'static str, u64)], all: u64, most: usize) -> String {
 ///
 /// # Errors
 /// Those of `out`.
-pub fn closing_lines(profile: &Profile<'_>, out: &mut dyn Write) -> io::Result<()> {
+pub fn closing_lines(profile: &Profile<'_>, subject: &Subject, out: &mut dyn Write) -> io::Result<()> {
     let mut line = |head: &str, parts: Vec<String>| {
         if parts.is_empty() { Ok(()) } else { writeln!(out, "{head:8} {}", parts.join("; ")) }
     };
@@ -218,6 +223,7 @@ pub fn closing_lines(profile: &Profile<'_>, out: &mut dyn Write) -> io::Result<(
     line("stacks", stacks)?;
 
     let mut used: Vec<String> = rates.cores_used.map(|c| format!("{c:.2} cores used")).into_iter().collect();
+    used.extend(rates.steal_pct.filter(|p| *p > 1.0).map(|p| format!("steal {} of the machine", pct(p))));
     if !profile.reasons.is_empty() {
         let all = profile.reasons.iter().map(|r| r.1).sum();
         used.push(format!("waits: {}", shares(&profile.reasons, all, 5)));
@@ -234,28 +240,52 @@ pub fn closing_lines(profile: &Profile<'_>, out: &mut dyn Write) -> io::Result<(
     if let Some(bound) = rates.bound_of_1_pct.filter(|_| profile.samples > 0) {
         line("bound", vec![format!("a function at 1 % is 1 % ± {bound:.2} (95 %, samples taken as independent)")])?;
     }
-    line("next", vec![next(profile)])
+    line("next", vec![next(profile, subject)])
 }
 
 /// The command that tells more, from what this profile shows.
-fn next(profile: &Profile<'_>) -> String {
-    let rec = profile.recording;
-    let busiest = profile.processes.first().map(|p| rec.process(p.process)).or(rec.processes.first());
-    let pid = busiest.map_or_else(|| "PID".to_owned(), |p| p.pid.to_string());
+fn next(profile: &Profile<'_>, subject: &Subject) -> String {
     let waited = |reason: &str| profile.reasons.iter().find(|r| r.0 == reason).map_or(0.0, |r| profile.pct(r.1));
     let idle = profile.rates.cores_used.is_none_or(|c| c < 0.3);
     let has_waits = profile.recorded.has(State::OffCpu);
+    let again = |flags: &str, why: &str| {
+        let why = if why.is_empty() { String::new() } else { format!("    ({why})") };
+        subject.command(profile, flags) + &why
+    };
+    let picture = "-o profile.svg";
+    if let Subject::Recording(_) = subject {
+        // What was not recorded cannot be shown.
+        return match profile.clock {
+            _ if waited("GIL") > 20.0 && profile.recorded.meets(States::CPU) => {
+                again("--mode gil", "threads wait for the GIL: see who holds it")
+            }
+            _ => again(picture, "a flame graph"),
+        };
+    }
     match profile.clock {
         ClockKind::Cpu | ClockKind::Active if idle && !has_waits => {
-            format!("perfkit cpu --pid {pid} -d 30 --mode wall    (it uses little CPU: see what it waits for)")
+            again("--mode wall", "it uses little CPU: see what it waits for")
         }
-        _ if waited("GIL") > 20.0 => {
-            format!("perfkit cpu --pid {pid} -d 30 --mode gil    (threads wait for the GIL: see who holds it)")
+        _ if waited("GIL") > 20.0 => again("--mode gil", "threads wait for the GIL: see who holds it"),
+        _ if facts::lost_pct(profile) > 5.0 => again("-r 49", "a lower rate loses less"),
+        ClockKind::OffCpu => again("--mode wall -o profile.svg", ""),
+        _ => again(picture, "a flame graph"),
+    }
+}
+
+impl Subject {
+    /// The command that looks at this again with `flags`.
+    fn command(&self, profile: &Profile<'_>, flags: &str) -> String {
+        match self {
+            Self::Busiest => {
+                let rec = profile.recording;
+                let busiest = profile.processes.first().map(|p| rec.process(p.process)).or(rec.processes.first());
+                let pid = busiest.map_or_else(|| "PID".to_owned(), |p| p.pid.to_string());
+                format!("perfkit cpu --pid {pid} -d 30 {flags}")
+            }
+            Self::Live(words) => format!("perfkit cpu {words} -d 30 {flags}"),
+            Self::Program(words) => format!("perfkit cpu {flags} -- {words}"),
+            Self::Recording(file) => format!("perfkit report {file} {flags}"),
         }
-        _ if facts::lost_pct(profile) > 5.0 => {
-            format!("perfkit cpu --pid {pid} -d 30 -r 49    (a lower rate loses less)")
-        }
-        ClockKind::OffCpu => format!("perfkit cpu --pid {pid} -d 30 --mode wall -o profile.svg"),
-        _ => format!("perfkit cpu --pid {pid} -d 30 -o profile.svg    (a flame graph)"),
     }
 }

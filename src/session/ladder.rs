@@ -5,15 +5,12 @@
 //! rung that cannot be had changes nothing and leaves nothing behind.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use super::plan::{EventChoice, Mode, Plan, SamplerChoice};
 use super::rights::Rights;
 use crate::clock::Mono;
-use crate::collect::cpu::{Engine, MemorySampler, Naming, PerfSampler, Sampler, Target, Wanted};
+use crate::collect::cpu::{Engine, MemorySampler, PerfSampler, Sampler, Shared, Target, Wanted};
 use crate::error::{Error, Kind, Result};
-use crate::record::Recorder;
-use crate::symbol::Modules;
 
 /// Over this rate the lower rungs, which wake up for each sample, cost more than they find.
 const GENTLE_HZ: f64 = 250.0;
@@ -38,9 +35,7 @@ impl std::fmt::Debug for Rung {
 pub(super) struct Ground<'a> {
     pub(super) plan: &'a Plan,
     pub(super) targets: &'a [Target],
-    pub(super) recorder: Arc<Recorder>,
-    pub(super) modules: Arc<Modules>,
-    pub(super) naming: Naming,
+    pub(super) shared: Shared,
     pub(super) now: Mono,
 }
 
@@ -88,16 +83,14 @@ fn open(ground: &Ground<'_>, choice: SamplerChoice, rights: Rights) -> Result<Ru
         follow: plan.subprocesses,
         pulse_ns: plan.pulse.map(|p| p.0),
     };
-    let (recorder, modules, naming) =
-        (Arc::clone(&ground.recorder), Arc::clone(&ground.modules), ground.naming.clone());
+    let shared = ground.shared.clone();
     match choice {
         SamplerChoice::Ebpf => {
-            let engine = Sampler::open(ground.targets, wanted, recorder, modules, naming, ground.now)?;
+            let engine = Sampler::open(ground.targets, wanted, shared, ground.now)?;
             Ok(Rung { engine: Box::new(engine), name: "eBPF", loses: None })
         }
         SamplerChoice::Perf => {
-            let engine = PerfSampler::open(ground.targets, wanted, recorder, modules, naming, ground.now)
-                .map_err(|e| rights.perf(e))?;
+            let engine = PerfSampler::open(ground.targets, wanted, shared, ground.now).map_err(|e| rights.perf(e))?;
             let mut loses = match unreadable(ground, rights) {
                 Some(why) => format!("sampler perf: no Python frames ({})", with_advice(&why)),
                 None => "sampler perf: Python frames are read a moment after each sample".to_owned(),
@@ -106,7 +99,7 @@ fn open(ground: &Ground<'_>, choice: SamplerChoice, rights: Rights) -> Result<Ru
                 loses.push_str(", time in the kernel has no stacks");
             }
             if engine.unseen_threads() > 0 {
-                let _ = write!(loses, ", {} threads are not seen (raise `ulimit -n`)", engine.unseen_threads());
+                let _ = write!(loses, ", {} threads are not seen (raise `ulimit -Hn`)", engine.unseen_threads());
             }
             if wanted.off_cpu {
                 loses.push_str(", waits are met by a timer, without native frames");
@@ -117,7 +110,7 @@ fn open(ground: &Ground<'_>, choice: SamplerChoice, rights: Rights) -> Result<Ru
             if let Some(why) = unreadable(ground, rights) {
                 return Err(why);
             }
-            let engine = MemorySampler::open(ground.targets, wanted, recorder, modules, naming, ground.now)?;
+            let engine = MemorySampler::open(ground.targets, wanted, shared, ground.now)?;
             let mut loses = "sampler memory: no native and kernel frames, functions in C count as their Python callers";
             if !engine.has_python() {
                 loses = "sampler memory: no native and kernel frames; without Python in the process only the times of its threads are left";

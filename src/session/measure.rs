@@ -13,7 +13,8 @@ use super::ladder::{Ground, climb};
 use super::naming::{Named, NamingThread};
 use super::plan::Plan;
 use crate::clock::{Clock, Mono, SystemClock};
-use crate::collect::cpu::{Engine, Naming, Tally, Target, What};
+use crate::collect::cpu::{Engine, Kept, Naming, Shared, Tally, Target, What};
+use crate::collect::cpu_clock::CpuClock;
 use crate::collect::selfcost::SelfCost;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Event, Mark, Recorder, Store};
@@ -29,6 +30,8 @@ const ANCHOR_NS: u64 = 10_000_000_000;
 
 /// What a measurement came to.
 pub(super) struct Measured {
+    /// The recording: the file that was asked for, or a temporary one.
+    pub(super) store: Store,
     /// Why it is less than was asked for.
     pub(super) partial: Option<String>,
 }
@@ -42,12 +45,15 @@ struct Board {
     lost: AtomicU64,
 }
 
-/// Measures `targets` into `store`. `released` is called when the first tick may come (a started program is let go there).
+/// Measures `targets`. The recording is made when everything runs that it takes: what fails before that leaves a file of
+/// its name as it was.
+///
+/// # Errors
+/// When nothing could be measured; nothing was written then.
 pub(super) fn measure(
     plan: &Plan,
     targets: &[Target],
     recorder: &Arc<Recorder>,
-    store: &mut Store,
     stop: &Stop,
     progress: &Progress,
     hooks: &mut dyn Hooks,
@@ -58,9 +64,12 @@ pub(super) fn measure(
     let ground = Ground {
         plan,
         targets,
-        recorder: Arc::clone(recorder),
-        modules: Arc::clone(&modules),
-        naming,
+        shared: Shared {
+            recorder: Arc::clone(recorder),
+            modules: Arc::clone(&modules),
+            naming,
+            kept: Kept { python: plan.frames.python, native: plan.frames.native, kernel: plan.frames.kernel },
+        },
         now: SystemClock.now(),
     };
     let rung = climb(&ground)?;
@@ -71,13 +80,13 @@ pub(super) fn measure(
     for (pid, why) in rung.engine.refusals() {
         progress.say(Remark::Warning, &format!("process {pid}: its Python frames are not shown: {why}"));
     }
-    store.set_meta("sampler", rung.name)?;
     let mut engine = rung.engine;
     let start = engine.start(SystemClock.now())?;
-    store.set_meta("started_ns", &start.0.to_string())?;
-    store.anchor(SystemClock.anchor())?;
     recorder.put(Event::Mark(Mark { at: start, kind: "start", text: format!("sampling by {}", rung.name) }));
+    let mut clock = CpuClock::start(targets.iter().map(|t| t.pid), plan.subprocesses);
+    clock.record(start, recorder);
     let board = Arc::new(Board::default());
+    let mut course = Course { start, clock, board: Arc::clone(&board) };
     let sampler = spawn(engine, Arc::clone(&board))?;
     if let Err(e) = hooks.released() {
         board.halt.store(true, Ordering::SeqCst);
@@ -86,18 +95,34 @@ pub(super) fn measure(
         return Err(e);
     }
 
-    let partial = conduct(plan, recorder, store, stop, progress, hooks, &board, start);
+    let begun = begin(plan, rung.name, start);
+    let (mut store, unkept) = match begun {
+        Ok(begun) => begun,
+        Err(e) => {
+            board.halt.store(true, Ordering::SeqCst);
+            drop(sampler.join());
+            drop(names.finish());
+            return Err(e);
+        }
+    };
+    if let Some(why) = &unkept {
+        progress.say(Remark::Warning, why);
+    }
+
+    let partial = conduct(plan, recorder, &mut store, stop, progress, hooks, &mut course);
 
     board.halt.store(true, Ordering::SeqCst);
     sampler.thread().unpark();
     let ended = SystemClock.now();
+    course.clock.record(ended, recorder);
     let engine = sampler.join().map_err(|_| Error::new(Kind::Bug, "the sampling thread panicked"));
     progress.done();
     let failed = match engine {
         Ok(Ok(())) => None,
         Ok(Err(e)) | Err(e) => Some(format!("sampling stopped early: {e:#}")),
     };
-    find_inlines(names.finish()?, &modules, recorder, progress);
+    let names = names.finish();
+    find_inlines(names.native, &modules, recorder, progress);
     SelfCost::now().record(SystemClock.now(), recorder);
     recorder.put(Event::Mark(Mark { at: ended, kind: "stop", text: "sampling ended".to_owned() }));
     let written = store
@@ -105,7 +130,29 @@ pub(super) fn measure(
         .and_then(|()| store.anchor(SystemClock.anchor()))
         .and_then(|()| store.flush(recorder));
     let unwritten = written.err().map(|e| format!("the recording is cut short: {e:#}"));
-    Ok(Measured { partial: partial.or(failed).or(unwritten) })
+    Ok(Measured { store, partial: unkept.or(partial).or(failed).or(unwritten).or(names.trouble) })
+}
+
+/// Makes the recording and writes what is known at its start. Where the file cannot be made any more, though it could be
+/// when we looked before attaching, a temporary one serves the other outputs, and the text says why.
+fn begin(plan: &Plan, sampler: &str, start: Mono) -> Result<(Store, Option<String>)> {
+    let describe = |store: Store| {
+        store.set_meta("command", &plan.command)?;
+        store.set_meta("plan", &plan.to_json()?)?;
+        store.set_meta("rate_hz", &plan.rate.0.to_string())?;
+        store.set_meta("perfkit", env!("CARGO_PKG_VERSION"))?;
+        store.set_meta("sampler", sampler)?;
+        store.set_meta("started_ns", &start.0.to_string())?;
+        store.anchor(SystemClock.anchor())?;
+        Ok(store)
+    };
+    let Some(path) = plan.recording() else { return Ok((describe(Store::temporary()?)?, None)) };
+    match Store::create(path, plan.force).and_then(describe) {
+        Ok(store) => Ok((store, None)),
+        Err(e) => {
+            Ok((describe(Store::temporary()?)?, Some(format!("nothing is recorded in {}: {e:#}", path.display()))))
+        }
+    }
 }
 
 /// Source lines and inlined functions for every native frame that was met, within the budget.
@@ -137,6 +184,13 @@ pub(super) trait Hooks {
     fn snapshot(&mut self, store: &Store) -> Result<()>;
 }
 
+/// What is watched while the sampler works.
+struct Course {
+    start: Mono,
+    clock: CpuClock,
+    board: Arc<Board>,
+}
+
 /// Waits for the end; gives the reason when it is an early one.
 fn conduct(
     plan: &Plan,
@@ -145,9 +199,10 @@ fn conduct(
     stop: &Stop,
     progress: &Progress,
     hooks: &mut dyn Hooks,
-    board: &Board,
-    start: Mono,
+    course: &mut Course,
 ) -> Option<String> {
+    let Course { start, clock, board } = course;
+    let start = *start;
     let deadline = plan.duration.map(|d| start.plus(d.0));
     let (mut flushed, mut anchored) = (start, start);
     let mut cost = SelfCost::now();
@@ -158,6 +213,7 @@ fn conduct(
             return None;
         }
         std::thread::park_timeout(BEAT.min(Duration::from_nanos(left)));
+        clock.glance();
         let now = SystemClock.now();
         let wants_snapshot = stop.take_snapshot();
         if now.since(flushed) < FLUSH_NS && !wants_snapshot {
@@ -165,6 +221,7 @@ fn conduct(
         }
         let next = SelfCost::now();
         next.record(now, recorder);
+        clock.record(now, recorder);
         let used = next
             .cpu_ns
             .zip(cost.cpu_ns)

@@ -4,6 +4,7 @@
 
 mod control;
 mod ladder;
+pub mod load;
 mod measure;
 mod naming;
 pub mod plan;
@@ -18,6 +19,8 @@ use crate::collect::cpu::Target;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Recorder, Store};
 use crate::target::{Identity, Launched, ProcessTree};
+use load::{Beside, Driven, LoadPlan};
+use measure::Measured;
 use plan::Targets;
 
 /// What a session left.
@@ -29,6 +32,8 @@ pub struct Outcome {
     pub partial: Option<String>,
     /// The exit code of the started program, if it ended before the session did.
     pub child_exit: Option<i32>,
+    /// What the load run beside it left, where there was one.
+    pub load: Option<Driven>,
     /// The started program, if it still runs: waited for (or ended) after the results are written.
     pub child: Option<Launched>,
 }
@@ -41,6 +46,20 @@ pub type Snapshot<'a> = dyn FnMut(&Store) -> Result<()> + 'a;
 /// # Errors
 /// `Gone`, `Denied`, `Unsupported` when nothing could be measured, `Usage` when the program to start cannot be.
 pub fn run(plan: &Plan, stop: &Stop, progress: &Progress, snapshot: &mut Snapshot<'_>) -> Result<Outcome> {
+    run_under_load(plan, None, stop, progress, snapshot)
+}
+
+/// As [`run`], while `load` drives the target: from the first tick to the end of the measurement, at most.
+///
+/// # Errors
+/// As [`run`], and those of [`load::Drive::start`].
+pub fn run_under_load(
+    plan: &Plan,
+    load: Option<LoadPlan>,
+    stop: &Stop,
+    progress: &Progress,
+    snapshot: &mut Snapshot<'_>,
+) -> Result<Outcome> {
     if let Targets::Processes(targets) = &plan.targets
         && let Some(headless) = targets.iter().find(|t| t.window != t.pid)
     {
@@ -52,47 +71,39 @@ pub fn run(plan: &Plan, stop: &Stop, progress: &Progress, snapshot: &mut Snapsho
         )
         .advise(format!("perfkit dump --pid {} shows where its threads stand", headless.pid)));
     }
-    let mut store = match plan.recording() {
-        Some(path) => Store::create(path, plan.force)?,
-        None => Store::temporary()?,
-    };
     let recorder = Arc::new(Recorder::new());
     let mut child = match &plan.targets {
         Targets::Processes(_) => None,
         Targets::Launch(program) => Some(Launched::start(program)?),
     };
-    let result = describe(plan, &store).and_then(|()| {
-        let targets: Vec<Target> = match &plan.targets {
-            Targets::Processes(identities) => {
-                family(identities, plan.subprocesses).iter().map(|i| enter(i, &recorder)).collect()
-            }
-            Targets::Launch(_) => child.iter().map(|c| enter(c.identity(), &recorder)).collect(),
-        };
-        let mut hooks = Hooks { child: child.as_mut(), snapshot };
-        measure::measure(plan, &targets, &recorder, &mut store, stop, progress, &mut hooks)
+    let targets: Vec<Target> = match &plan.targets {
+        Targets::Processes(identities) => {
+            family(identities, plan.subprocesses).iter().map(|i| enter(i, &recorder)).collect()
+        }
+        Targets::Launch(_) => child.iter().map(|c| enter(c.identity(), &recorder)).collect(),
+    };
+    let load = load.map(|mut l| {
+        // The measurement's duration rules.
+        l.run_time_ns = [l.run_time_ns, plan.duration.map(|d| d.0)].into_iter().flatten().min();
+        l
     });
-    match result {
-        Ok(measured) => {
-            let child_exit = child.as_mut().and_then(|c| c.try_wait().ok().flatten());
-            let child = child.filter(|_| child_exit.is_none());
-            Ok(Outcome { store, partial: measured.partial, child_exit, child })
-        }
-        Err(e) => {
-            // Nothing was measured: a recording without a sample would only mislead.
-            if let Some(path) = store.path().map(std::path::Path::to_owned) {
-                drop(store);
-                drop(std::fs::remove_file(path));
-            }
-            Err(e)
-        }
+    let mut beside = None;
+    let mut hooks = Hooks { child: child.as_mut(), snapshot, load, beside: &mut beside, recorder: &recorder, stop };
+    let measured = measure::measure(plan, &targets, &recorder, stop, progress, &mut hooks);
+    // It ends with the measurement, however that ended.
+    let driven = beside.map(Beside::finish).transpose();
+    let Measured { mut store, mut partial } = measured?;
+    let load = driven.unwrap_or_else(|e| {
+        partial = partial.take().or(Some(format!("the load beside it failed: {e:#}")));
+        None
+    });
+    if let Some(driven) = &load {
+        let written = load::describe(&store, driven).and_then(|()| store.flush(&recorder));
+        partial = partial.or(written.err().map(|e| format!("the recording lacks the load: {e:#}")));
     }
-}
-
-fn describe(plan: &Plan, store: &Store) -> Result<()> {
-    store.set_meta("command", &plan.command)?;
-    store.set_meta("plan", &plan.to_json()?)?;
-    store.set_meta("rate_hz", &plan.rate.0.to_string())?;
-    store.set_meta("perfkit", env!("CARGO_PKG_VERSION"))
+    let child_exit = child.as_mut().and_then(|c| c.try_wait().ok().flatten());
+    let child = child.filter(|_| child_exit.is_none());
+    Ok(Outcome { store, partial, child_exit, load, child })
 }
 
 /// The targets, and where children are followed those that exist already.
@@ -119,11 +130,19 @@ fn enter(identity: &Identity, recorder: &Recorder) -> Target {
 struct Hooks<'a, 'b> {
     child: Option<&'a mut Launched>,
     snapshot: &'a mut Snapshot<'b>,
+    load: Option<LoadPlan>,
+    beside: &'a mut Option<Beside>,
+    recorder: &'a Arc<Recorder>,
+    stop: &'a Stop,
 }
 
 impl measure::Hooks for Hooks<'_, '_> {
     fn released(&mut self) -> Result<()> {
-        self.child.as_mut().map_or(Ok(()), |c| c.release())
+        self.child.as_mut().map_or(Ok(()), |c| c.release())?;
+        if let Some(load) = self.load.take() {
+            *self.beside = Some(Beside::start(load, Arc::clone(self.recorder), self.stop)?);
+        }
+        Ok(())
     }
 
     fn snapshot(&mut self, store: &Store) -> Result<()> {

@@ -100,7 +100,8 @@ pub enum SamplerChoice {
     Memory,
 }
 
-/// Which frames are collected. Frames that are not wanted are not unwound, which saves their cost.
+/// Which frames are collected. The eBPF sampler neither unwinds nor names frames that are not wanted; on the lower rungs
+/// native frames are recorded all the same, since Python frames find their place by them, and the view hides them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frames {
     /// Python functions.

@@ -275,7 +275,7 @@ fn most_held() -> usize {
 
 fn too_many(mapping: &Mapping) -> Error {
     Error::new(Kind::Io, format!("{} is one module file too many to be held open", mapping.path))
-        .advise("raise the limit of open files: `ulimit -n`")
+        .advise("raise the hard limit of open files: `ulimit -Hn`")
 }
 
 /// Opens the file behind a mapping: the mapped file itself where the kernel lets us, else what stands under its name in

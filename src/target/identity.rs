@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User};
 use serde::{Deserialize, Serialize};
 
+use super::process::is_running;
 use crate::error::{Error, Kind, Result};
 use crate::os::pidfd::PidFd;
 
@@ -85,10 +86,9 @@ impl Identity {
         if now == *self { Ok(now) } else { Err(gone(self.pid)) }
     }
 
-    /// Whether it still runs: the pid belongs to a process with the same start time that is not a zombie.
+    /// Whether it still runs, as [`is_running`] has it.
     pub fn still_alive(&self) -> bool {
-        let same = Stat::of(self.pid).filter(|s| s.start_ticks == self.start_ticks);
-        same.is_some_and(|s| !s.is_zombie() || living_thread(self.pid).is_some())
+        is_running(self.pid, self.start_ticks)
     }
 
     /// A handle on it that the kernel keeps from ever meaning another process.
@@ -280,7 +280,7 @@ fn without_deleted(path: PathBuf) -> PathBuf {
 }
 
 /// A thread of `pid` that has not ended, other than the main one.
-fn living_thread(pid: u32) -> Option<u32> {
+pub(super) fn living_thread(pid: u32) -> Option<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
     let mut tids = threads.filter_map(|t| t.file_name().to_str()?.parse::<u32>().ok());
     tids.find(|tid| *tid != pid && Stat::of(*tid).is_some_and(|s| !s.is_zombie()))

@@ -3,6 +3,7 @@
 //! In: `/proc` and ELF files, read through the target's own root. Out: [`Identity`], [`Mapping`]s. Invariant: pid and
 //! start time together are the identity; a reused pid is never taken for the target.
 
+mod container;
 mod family;
 mod identity;
 mod launch;
@@ -14,5 +15,5 @@ pub use family::{Member, ProcessTree, children};
 pub use identity::{Identity, Pinned};
 pub use launch::{Launched, Program, RunAs};
 pub use maps::{Mapping, Maps};
-pub use process::{describe, has_ended, is_running, start_ticks};
+pub use process::{describe, is_running, start_ticks};
 pub use select::{Selected, Wanted, select};

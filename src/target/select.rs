@@ -1,4 +1,4 @@
-//! From what the user named (`--pid`, `--name`, `--port`) to the processes that are meant.
+//! From what the user named (`--pid`, `--name`, `--port`, `--container`) to the processes that are meant.
 //!
 //! In: a [`Wanted`]. Out: [`Selected`]: identities, whether the family belongs to it, and remarks for the reader. Invariant:
 //! perfkit never selects itself, nor a process that it was started by because its own command line is in theirs; what is
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User};
 use regex::Regex;
 
+use super::container;
 use super::family::{Member, ProcessTree};
 use super::identity::Identity;
 use crate::error::{Error, Kind, Result};
@@ -30,6 +31,8 @@ pub enum Wanted {
     Name(Regex),
     /// The process, or the family, that listens on this TCP port.
     Port(u16),
+    /// The main process of the container with this id, the beginning of one, or name.
+    Container(String),
 }
 
 /// The processes that are meant.
@@ -53,6 +56,7 @@ pub fn select(wanted: &Wanted) -> Result<Selected> {
         Wanted::Pids(pids) => by_pid(pids),
         Wanted::Name(pattern) => by_name(pattern),
         Wanted::Port(port) => by_port(*port),
+        Wanted::Container(name) => by_container(name),
     }
 }
 
@@ -178,6 +182,40 @@ fn by_port(port: u16) -> Result<Selected> {
         format!("{names} listens on port {port}")
     });
     Ok(Selected { targets, family, remarks })
+}
+
+/// Programs that only start another one and reap what is left behind.
+const INITS: [&str; 7] = ["tini", "tini-static", "docker-init", "dumb-init", "catatonit", "s6-svscan", "podman-init"];
+
+/// The main process is the one that has pid 1 in the container's PID namespace, or, where it shares the host's, the one
+/// from which the others descend. Behind an init it is the family.
+fn by_container(wanted: &str) -> Result<Selected> {
+    let tree = ProcessTree::now();
+    let found = container::find(wanted, tree.iter().map(|m| m.pid), Path::new("/"))?;
+    let title = found.title();
+    let is_first = |pid: &u32| Identity::of(*pid).is_ok_and(|i| i.nspid == 1 && *pid != 1);
+    let roots = tree.roots(&found.pids);
+    let main = match found.pids.iter().copied().find(is_first) {
+        Some(pid) => pid,
+        // Further ones were started by hand (`docker exec`), later than the first.
+        None => *roots
+            .iter()
+            .min_by_key(|pid| tree.get(**pid).map(|m| m.start_ticks))
+            .ok_or_else(|| Error::new(Kind::Gone, format!("container {title} has ended")))?,
+    };
+    let target = Identity::of(main)?;
+    let family = INITS.contains(&target.name.as_str());
+    let mut remarks = vec![if family {
+        format!("the main process of container {title} is an init, {target}: its family is taken, as with -s")
+    } else {
+        format!("the main process of container {title} is {target}: {}", target.command_text(SHOWN))
+    }];
+    let beside = roots.iter().filter(|pid| **pid != main && !tree.ancestors(**pid).contains(&main)).count();
+    if beside > 0 {
+        let plural = if beside == 1 { "process of it was" } else { "processes of it were" };
+        remarks.push(format!("{beside} {plural} started from outside and are left out"));
+    }
+    Ok(Selected { targets: vec![target], family, remarks })
 }
 
 /// A listening TCP socket.

@@ -8,6 +8,11 @@ use std::sync::Arc;
 
 use framehop::ExplicitModuleSectionInfo;
 use perfkit::analysis::{Profile, Selection};
+use perfkit::load::http::{Answers, Fed, Jar, Url, Wanted, header};
+use perfkit::load::jsonpath::JsonPath;
+use perfkit::load::program::{Choice, compile};
+use perfkit::load::scenario::from_text;
+use perfkit::load::script::Names;
 use perfkit::native::unwind::{ProcessUnwinder, StackCopy};
 use perfkit::os::bpf::{Sample, SwitchIn};
 use perfkit::os::elf::Elf;
@@ -35,6 +40,8 @@ pub const ENTRIES: &[Entry] = &[
     ("lines", lines),
     ("rings", rings),
     ("kernel", kernel),
+    ("scenario", scenario),
+    ("answers", answers),
 ];
 
 /// `/proc/PID/maps`, numbers as typed, and names to demangle.
@@ -51,6 +58,44 @@ pub fn text(data: &[u8]) {
         black_box(rate.to_string());
     }
     black_box(demangle(data));
+}
+
+/// A scenario file, as TOML and as YAML, to the compiled program.
+pub fn scenario(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for file in ["s.toml", "s.yaml"] {
+        // Data files are looked for where there are none.
+        let Ok(scenario) = from_text(file, &text, std::path::Path::new("/nonexistent")) else { continue };
+        let _ = black_box(compile(&scenario, &Choice::default(), &Names::default()));
+    }
+}
+
+/// What a server sends, in pieces: answers, cookies, a body that a capture looks into, a redirect.
+pub fn answers(data: &[u8]) {
+    let path = JsonPath::parse("$.a[*].b[-1]").expect("a path");
+    let base = Url::parse("http://h/a/b?c").expect("a URL");
+    let (mut answers, mut jar) = (Answers::default(), Jar::default());
+    for step in [1, 7, data.len().max(1)] {
+        answers.expect(Wanted { body: 1 << 16, head: true, no_body: false, events: true });
+        for piece in data.chunks(step) {
+            match answers.feed(piece) {
+                Ok(Fed::More) => {}
+                Ok(Fed::Done(used)) => {
+                    assert!(used <= piece.len(), "{used} of {}", piece.len());
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let _ = black_box(answers.end());
+        jar.take(answers.head(), b"/a/b");
+        jar.write(&mut Vec::new(), b"/a/b", false);
+        black_box(path.find(answers.body()));
+        let location = header(answers.head(), "location").map(String::from_utf8_lossy);
+        let _ = black_box(location.map(|l| base.join(&l)));
+    }
+    black_box(path.find(data));
+    black_box(perfkit::record::requests::decode(data));
 }
 
 /// A recording, from opening to every rendering.
@@ -132,7 +177,7 @@ pub fn python(data: &[u8]) {
         let code_type = None;
         let runtime = Runtime { version, text, image, address, code_type, layout, eval: Vec::new(), started: true };
         let _ = black_box(runtime.verify(&memory));
-        for thread in frames::walk(&memory, &runtime, 256).unwrap_or_default() {
+        for thread in frames::walk(&memory, &runtime, 256).unwrap_or_default().threads {
             black_box(gil::of(&memory, &runtime, thread.interpreter_at).ok());
             for frame in thread.frames.iter().take(4) {
                 if let Ok(code) = Code::read(Heap::new(&memory, &runtime.layout), frame.code, None) {
@@ -257,6 +302,17 @@ pub fn seeds(entry: &str) -> Vec<Vec<u8>> {
             vec![cookie, pointers, vec![0x10; 2048]]
         }
         "lines" => vec![vec![6, 1, 8, 255, 2, 128, 0x80, 0xf0, 13, 14, 63, 64, 1], (0..=255).collect()],
+        "scenario" => vec![
+            perfkit::load::scenario::ready("world").unwrap_or_default().into(),
+            b"host: http://h\nuser:\n - name: u\n   wait: {between: [1, 2s]}\n   task:\n   - name: t\n     steps:\n     - {get: '/${rand(1,5)}', \
+              expect: {status: [2xx], json: {$.a: 1}}, capture: {x: {regex: 'a(b)'}}}\n     - {post: '/${x}', form: {a: '${uuid()}'}}\n"
+                .to_vec(),
+        ],
+        "answers" => vec![
+            b"HTTP/1.1 200 OK\r\nContent-Length: 24\r\nSet-Cookie: a=b; Path=/\r\n\r\n{\"a\":[{},{\"b\":[1,\"x\"]}]}".to_vec(),
+            b"HTTP/1.1 302 F\r\nLocation: ../x?y#z\r\nTransfer-Encoding: chunked\r\n\r\n5;e\r\ndata:\r\n0\r\nT: v\r\n\r\n".to_vec(),
+            b"HTTP/1.1 100 C\r\n\r\nHTTP/1.0 200\r\nConnection: keep-alive\r\n\r\ndata: x\n\n".to_vec(),
+        ],
         "rings" => vec![record(9, 200), record(10, 120), record(2, 24), vec![0; 96]],
         "kernel" => {
             vec![b"ffffffff81000000 T _text\nffffffff81000100 t do_one [npc]\n0000000000000000 A zero\n".to_vec()]
@@ -288,6 +344,7 @@ fn sample_recording() -> Vec<u8> {
             function: Some(name.into()),
             file: Some("npc.py".into()),
             line: Some(3),
+            first_line: None,
             module: Some("libnpc.so".into()),
             address: Some(0x1000),
             inlines: Vec::new(),

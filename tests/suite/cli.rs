@@ -83,7 +83,7 @@ fn recording(dir: &Path) -> PathBuf {
     let process = recorder.process(Process { pid: 7, name: "app".into(), exe: "/app".into(), ..Process::default() });
     let thread = recorder.thread(Thread { process, tid: 7, name: "app".into() });
     let stacks = ["early", "late"].map(|name| {
-        let frame = recorder.frame(Frame::python(name.into(), "/srv/app.py".into(), Some(3)));
+        let frame = recorder.frame(Frame::python(name.into(), "/srv/app.py".into(), Some(3), Some(2)));
         recorder.stack(&[frame])
     });
     for i in 0..20_u64 {
@@ -112,6 +112,7 @@ fn help_texts_are_the_committed_ones() {
         ("cpu-short", &["cpu", "-h"]),
         ("cpu", &["cpu", "--help"]),
         ("dump", &["dump", "--help"]),
+        ("load", &["load", "--help"]),
         ("report", &["report", "--help"]),
         ("demo", &["demo", "--help"]),
     ] {
@@ -201,6 +202,11 @@ fn outputs_that_cannot_be_written_are_refused_before_anything_starts() {
     refused(&["-o", &at("x.svg"), "-o", &at("x.svg")], &["twice"]);
     refused(&["-f", "perfkit"], &["-o run.perfkit"]);
     refused(&["-o", &at("a.perfkit"), "-o", &at("b.perfkit")], &["more than one recording"]);
+    // The format is for every -o: it would make a text file of what is named like a recording.
+    let recording = at("run.perfkit");
+    refused(&["-o", &recording, "-o", "-", "--format", "text"], &["run.perfkit is named like a recording", "-o -"]);
+    refused(&["-o", &recording, "-f", "json"], &["named like a recording", "--json"]);
+    refused(&["-o", &recording, "-o", &at("x"), "-f", "svg"], &["named like a recording", "perfkit report"]);
     fs::write(at("old.perfkit"), "precious").unwrap();
     refused(&["-o", &at("old.perfkit")], &["exists already", "--force"]);
     // One that can be written does not help, and nothing is left of it.
@@ -208,6 +214,44 @@ fn outputs_that_cannot_be_written_are_refused_before_anything_starts() {
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["old.perfkit"]);
     assert_eq!(fs::read_to_string(at("old.perfkit")).unwrap(), "precious");
+}
+
+/// With `--force` the old recording goes when the new one has begun, and not before.
+#[test]
+fn what_cannot_begin_leaves_the_old_recording_as_it_was() {
+    let dir = tempdir().unwrap();
+    let kept = dir.path().join("old.perfkit");
+    let kept = kept.to_str().unwrap();
+    fs::write(kept, "precious").unwrap();
+    let script = dir.path().join("script");
+    fs::write(&script, "#!/nonexistent/interpreter\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let with = |rest: &[&'static str]| [&["cpu", "-o", kept, "--force"], rest].concat();
+    let shell = Shell::start("echo READY; read line");
+    // The command turns out to be none at its exec; the rung that is asked for cannot be had; the target is gone.
+    refused(&[&with(&["--"])[..], &[script.to_str().unwrap()]].concat(), 2, &["cannot run"]);
+    let cycles = with(&["--sampler", "memory", "--event", "cycles", "-p"]);
+    refused(&[&cycles[..], &[&shell.pid()]].concat(), 3, &["cycles"]);
+    refused(&with(&["--pid", "4194304"]), 3, &["4194304"]);
+    assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    // One that can begin replaces it.
+    run(with(&["-q", "--", "true"])).expect(0);
+    run(["report", kept]).expect(0);
+}
+
+#[test]
+fn a_full_disk_is_named_and_the_table_is_left() {
+    let dir = tempdir().unwrap();
+    let file = recording(dir.path());
+    let file = file.to_str().unwrap();
+    let out = run(["report", file, "-f", "svg", "-o", "/dev/full"]).expect(4);
+    assert!(out.stderr.contains("cannot write /dev/full: No space left"), "{out:#?}");
+    assert!(out.stdout.contains("early"), "no table instead: {out:#?}");
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("exec '{}' report '{file}' >/dev/full", perfkit().display())]);
+    let out = run_command(command, PATIENCE).expect(4);
+    assert!(out.stderr.contains("standard output: No space left"), "{out:#?}");
 }
 
 #[test]
@@ -325,7 +369,9 @@ fn files_that_are_no_recordings_are_bad_input() {
     refused(&["report", good, "--from", "20s"], 2, &["10.0 s long"]);
     refused(&["report", good, "--from", "soon"], 2, &["--from"]);
     refused(&["report", good, "-o", &at("again.perfkit")], 2, &["copy"]);
-    refused(&["report", good, "-o", good, "-f", "svg"], 2, &["view of a recording"]);
+    refused(&["report", good, "-o", good, "-f", "svg"], 2, &["named like a recording"]);
+    std::os::unix::fs::symlink(good, at("view.svg")).unwrap();
+    refused(&["report", good, "-o", &at("view.svg")], 2, &["view of a recording"]);
     let cut = fs::read(good).unwrap();
     fs::write(at("cut.perfkit"), &cut[..cut.len() / 2]).unwrap();
     assert_eq!(run(["report", &at("cut.perfkit")]).code, Some(2));

@@ -349,7 +349,7 @@ fn live_rungs_reach_into_other_namespaces() {
             let seen = profile(target.pid(), &["-d", "2", "-r", "250", "--sampler", rung]);
             let whole = seen.samples.iter().filter(|s| s.has("main") && s.has("<module>")).count();
             let n = seen.samples.len();
-            assert!(n > 50 && whole * 100 > n * 95, "{version}, {rung} from outside: {whole} of {n}");
+            assert!(n > 10 && whole * 100 > n * 95, "{version}, {rung} from outside: {whole} of {n}");
         }
         // perfkit in the target's own namespaces, where it has another pid.
         for sampler in ["ebpf", "perf", "memory"] {

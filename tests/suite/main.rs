@@ -9,12 +9,15 @@
 )]
 
 mod cli;
+mod container;
 mod demo;
 mod dump;
+mod freeze;
 mod ladder;
 mod layers;
 mod live_truth;
 mod live_weather;
+mod load;
 mod mutation;
 #[allow(dead_code, reason = "what a recording says is wider than what one state of the tests asks")]
 mod profiled;

@@ -124,4 +124,6 @@ attacks! {
     lines 80_000,
     rings 80_000,
     kernel 20_000,
+    scenario 4_000,
+    answers 20_000,
 }

@@ -78,15 +78,7 @@ impl Attached {
 }
 
 fn nameless(address: u64) -> Frame {
-    Frame {
-        kind: FrameKind::Native,
-        function: None,
-        file: None,
-        line: None,
-        module: None,
-        address: Some(address),
-        inlines: Vec::new(),
-    }
+    Frame { address: Some(address), ..Frame::blank(FrameKind::Native) }
 }
 
 fn places(target: &Target) -> Vec<Place> {

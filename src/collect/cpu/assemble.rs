@@ -26,6 +26,8 @@ pub(super) struct Parts<'a> {
     pub(super) tid: u32,
     /// Kernel frames, registers and stack; `None` where only memory was read.
     pub(super) native: Option<&'a StackSample<'a>>,
+    /// Its native frames, where they are unwound already.
+    pub(super) unwound: Option<(&'a [NativeFrame], End)>,
     /// What the walker of the Python frames says, [`flag`] bits.
     pub(super) walker: u32,
     /// The Python frames were read later than the rest was taken.
@@ -68,23 +70,29 @@ impl Assembler {
         let mut flags = 0;
 
         native.clear();
-        let end = match parts.native.and_then(|r| Some((r, r.regs?))) {
-            Some((record, regs)) => {
+        let kept = shared.kept;
+        let end = match (parts.unwound, parts.native.and_then(|r| Some((r, r.regs?)))) {
+            _ if !kept.native => End::Root,
+            (Some((frames, end)), _) => {
+                native.extend_from_slice(frames);
+                end
+            }
+            (None, Some((record, regs))) => {
                 let copy = StackCopy { regs, bytes: record.stack };
                 process.unwind(copy, native, shared, now)
             }
             // Without a user side the kernel's part is all there is.
-            None => End::Root,
+            (None, None) => End::Root,
         };
         match end {
-            End::Root if parts.native.is_some() => flags |= SampleFlags::ROOTED,
+            End::Root if parts.native.is_some() && kept.native => flags |= SampleFlags::ROOTED,
             End::Truncated => flags |= SampleFlags::TRUNCATED,
             End::Root | End::Lost => {}
         }
 
         python.clear();
         let mut lost = parts.walker & flag::PY_LOST != 0;
-        for f in frames {
+        for f in frames.take_while(|_| kept.python) {
             if f.at == ENTRY_MARK {
                 python.push(PyItem::Entry(f.code));
                 continue;
@@ -99,7 +107,7 @@ impl Assembler {
             pair_from_root(python);
         }
         // A thread state without a frame, at its start or its end, has none to miss.
-        let expected = parts.walker & flag::HAS_TSTATE != 0 && (lost || !python.is_empty());
+        let expected = kept.python && parts.walker & flag::HAS_TSTATE != 0 && (lost || !python.is_empty());
         for (set, ours) in [
             (expected, SampleFlags::HAS_PYTHON),
             (parts.walker & flag::HOLDS_GIL != 0, SampleFlags::GIL),
@@ -109,7 +117,7 @@ impl Assembler {
                 flags |= ours;
             }
         }
-        if lost {
+        if lost && kept.python {
             flags |= SampleFlags::PYTHON_LOST;
         } else if !python.is_empty() {
             flags |= SampleFlags::PYTHON;
@@ -150,7 +158,8 @@ impl Assembler {
             let mut kernel = parts.native.iter().flat_map(|r| r.kernel()).take(TRACING_FRAMES);
             kernel.position(|a| range.contains(&a)).map_or(0, |at| at + 1)
         });
-        for (depth, address) in parts.native.iter().flat_map(|r| r.kernel()).enumerate().skip(tracing) {
+        let kernel = parts.native.iter().filter(|_| kept.kernel).flat_map(|r| r.kernel());
+        for (depth, address) in kernel.enumerate().skip(tracing) {
             // But for the leaf these are return addresses; the call is the instruction before.
             let address = if depth == 0 { address } else { address - 1 };
             let key = FrameKey { kind: FrameKind::Kernel, space: 0, address };
@@ -181,7 +190,7 @@ impl Assembler {
             stack.push(recorder.label(gap));
         }
         if stack.is_empty() {
-            stack.push(recorder.label("[no frames]"));
+            stack.push(recorder.label(if kept.native { "[no frames]" } else { "[no Python]" }));
         }
         stack.reverse();
         Assembled {

@@ -1,10 +1,8 @@
 //! The third rung at work: no events at all, only a timer of our own, `/proc` and the target's memory.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
-use super::naming::Naming;
 use super::perf::record_reads;
 use super::process::Shared;
 use super::roster::Roster;
@@ -14,8 +12,7 @@ use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::Running;
 use crate::error::{Error, Kind, Result};
 use crate::os::schedule::wake_promptly;
-use crate::record::{Event, Reading, Recorder};
-use crate::symbol::Modules;
+use crate::record::{Event, Reading};
 
 /// How often counters become readings.
 const ACCOUNT_NS: u64 = 1_000_000_000;
@@ -43,18 +40,11 @@ impl MemorySampler {
     ///
     /// # Errors
     /// `Denied` when the memory of no target can be read; `Gone` when they have all ended; `Unsupported` for `cycles`.
-    pub fn open(
-        targets: &[Target],
-        wanted: Wanted,
-        recorder: Arc<Recorder>,
-        modules: Arc<Modules>,
-        naming: Naming,
-        now: Mono,
-    ) -> Result<Self> {
+    pub fn open(targets: &[Target], wanted: Wanted, shared: Shared, now: Mono) -> Result<Self> {
         if wanted.cycles {
             return Err(Error::new(Kind::Unsupported, "cycles cannot be counted by reading memory"));
         }
-        let mut roster = Roster::new(targets, wanted.follow, Shared { recorder, modules, naming }, now);
+        let mut roster = Roster::new(targets, wanted.follow, shared, now);
         roster.drop_gone(now)?;
         let times = Times { on: wanted.on_cpu, off: wanted.off_cpu };
         let watch = Watch::new(wanted.rate_hz, times, now);

@@ -5,6 +5,7 @@
 //!                                             naming -> the thread that names addresses
 //! ```
 
+mod account;
 mod assemble;
 mod kerneltime;
 mod late;
@@ -29,6 +30,7 @@ mod snapshot;
 mod states;
 mod switches;
 mod ticker;
+mod waits;
 mod walk;
 mod watch;
 
@@ -41,9 +43,10 @@ pub(in crate::collect) use process::load as load_module;
 pub(in crate::collect) use python::merge_rule;
 
 pub use memory::MemorySampler;
-pub use naming::{Naming, Unnamed, What};
+pub use naming::{Ask, Naming, Unnamed, What};
 pub use perf::PerfSampler;
-pub use sampler::{Sampler, Tally, Target, Wanted};
+pub use process::Shared;
+pub use sampler::{Kept, Sampler, Tally, Target, Wanted};
 
 /// A rung of the ladder: an engine that samples stacks.
 pub trait Engine: Running {

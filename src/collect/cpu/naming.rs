@@ -30,19 +30,33 @@ pub struct Unnamed {
     pub module: Option<String>,
 }
 
+/// What comes through the queue, in the order in which it happened.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// A frame that wants a name.
+    Name(Unnamed),
+    /// The process ended or called exec: the code that it made at run time is gone, and so are its names.
+    Forget(u32),
+}
+
 /// The sampler's end of the queue.
 #[derive(Debug, Clone)]
-pub struct Naming(Sender<Unnamed>);
+pub struct Naming(Sender<Ask>);
 
 impl Naming {
     /// A queue, and the end at which the names are given.
-    pub fn new() -> (Self, Receiver<Unnamed>) {
+    pub fn new() -> (Self, Receiver<Ask>) {
         let (send, receive) = channel();
         (Self(send), receive)
     }
 
     /// Asks for a name. After the other end is gone frames keep their addresses.
     pub(super) fn ask(&self, frame: Unnamed) {
-        drop(self.0.send(frame));
+        drop(self.0.send(Ask::Name(frame)));
+    }
+
+    /// Says that the code which process `pid` made at run time is gone.
+    pub(super) fn forget(&self, pid: u32) {
+        drop(self.0.send(Ask::Forget(pid)));
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use super::Engine;
 use super::kerneltime::{CpuTime, KernelTime};
-use super::naming::Naming;
 use super::perthread::{PerThread, Settings};
 use super::process::Shared;
 use super::roster::{Reads, Roster, Tick};
@@ -20,7 +19,6 @@ use crate::collect::Running;
 use crate::error::Result;
 use crate::os::perf::Record;
 use crate::record::{Event, Loss, Reading, Recorder, State};
-use crate::symbol::Modules;
 
 /// How often what the readers have read becomes samples.
 const BEAT: Duration = Duration::from_millis(20);
@@ -59,14 +57,7 @@ impl PerfSampler {
     ///
     /// # Errors
     /// `Denied` or `Unsupported` when this rung cannot be used here; nothing was changed then.
-    pub fn open(
-        targets: &[Target],
-        wanted: Wanted,
-        recorder: Arc<Recorder>,
-        modules: Arc<Modules>,
-        naming: Naming,
-        now: Mono,
-    ) -> Result<Self> {
+    pub fn open(targets: &[Target], wanted: Wanted, mut shared: Shared, now: Mono) -> Result<Self> {
         let settings = Settings { rate_hz: wanted.rate_hz, cycles: wanted.cycles, follow: wanted.follow };
         let mut timers = PerThread::open(settings, now)?;
         if wanted.on_cpu {
@@ -75,7 +66,9 @@ impl PerfSampler {
             }
         }
         let waits = wanted.off_cpu.then(|| Watch::new(wanted.rate_hz, Times { on: false, off: true }, now));
-        let roster = Roster::new(targets, wanted.follow, Shared { recorder, modules, naming }, now);
+        // Python frames that are read late find their place by the native ones.
+        shared.kept.native = true;
+        let roster = Roster::new(targets, wanted.follow, shared, now);
         Ok(Self {
             timers,
             roster,

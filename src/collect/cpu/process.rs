@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use framehop::ExplicitModuleSectionInfo;
 use rustc_hash::FxHashMap;
@@ -12,6 +13,7 @@ use rustc_hash::FxHashMap;
 use super::naming::{Naming, Unnamed, What};
 use super::python::{self as walker, PythonSide};
 use super::reason::{self, Wait};
+use super::sampler::Kept;
 use crate::clock::Mono;
 use crate::native::unwind::{End, NativeFrame, ProcessUnwinder, StackCopy};
 use crate::os::bpf::PyFrame;
@@ -21,14 +23,23 @@ use crate::record::{Frame, FrameId, FrameKey, FrameKind, ProcessId, Recorder, Th
 use crate::symbol::{ModuleId, Modules};
 use crate::target::{Mapping, Maps};
 
+/// The next number for code made at run time.
+static SPACES: AtomicU32 = AtomicU32::new(1);
+
 /// Mappings are read again for an address in none of them at most this often.
 const UNKNOWN_RETRY_NS: u64 = 100_000_000;
 
-/// What the parts of a process share with all others.
-pub(super) struct Shared {
-    pub(super) recorder: Arc<Recorder>,
-    pub(super) modules: Arc<Modules>,
-    pub(super) naming: Naming,
+/// What all parts of a sampler share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Where samples go.
+    pub recorder: Arc<Recorder>,
+    /// The modules met so far.
+    pub modules: Arc<Modules>,
+    /// Where addresses get their names.
+    pub naming: Naming,
+    /// The frames that are wanted.
+    pub kept: Kept,
 }
 
 /// A mapping with what is behind it.
@@ -54,6 +65,10 @@ pub(super) struct Process {
     pub(super) python: Option<PythonSide>,
     pub(super) refused: Option<String>,
     pub(super) threads: FxHashMap<u32, ThreadId>,
+    /// In clock ticks since boot; 0 when it was gone already.
+    start_ticks: u64,
+    /// Tells the code that this program makes at run time from that of programs before it under the same pid.
+    space: u32,
     memory: LiveMemory,
     regions: Vec<Region>,
     unwinder: ProcessUnwinder,
@@ -66,13 +81,15 @@ pub(super) struct Process {
 
 impl Process {
     /// Looks at `pid` for the first time. A process that is gone already is an empty one: its samples keep addresses.
-    pub(super) fn new(pid: u32, id: ProcessId, now: Mono) -> Self {
+    pub(super) fn new((pid, start_ticks): (u32, u64), id: ProcessId, now: Mono) -> Self {
         Self {
             pid,
             id,
             python: None,
             refused: None,
             threads: FxHashMap::default(),
+            start_ticks,
+            space: SPACES.fetch_add(1, Ordering::Relaxed),
             memory: LiveMemory::new(pid),
             regions: Vec::new(),
             unwinder: ProcessUnwinder::default(),
@@ -89,8 +106,15 @@ impl Process {
         self.stale = true;
     }
 
+    /// Whether it still runs.
+    pub(super) fn is_running(&self) -> bool {
+        crate::target::is_running(self.pid, self.start_ticks)
+    }
+
     /// Forgets everything about the program that ran here before exec.
-    pub(super) fn exec(&mut self) {
+    pub(super) fn exec(&mut self, shared: &Shared) {
+        shared.naming.forget(self.pid);
+        self.space = SPACES.fetch_add(1, Ordering::Relaxed);
         self.regions.clear();
         self.unwinder = ProcessUnwinder::default();
         self.addresses.clear();
@@ -208,7 +232,7 @@ impl Process {
                 (key, What::Native(module, svma), Some(&region.mapping.path))
             }
             Code::Fresh | Code::Jit => {
-                let key = FrameKey { kind: FrameKind::Jit, space: self.pid, address };
+                let key = FrameKey { kind: FrameKind::Jit, space: self.space, address };
                 (key, What::Jit(self.pid, address), None)
             }
         };
@@ -225,7 +249,7 @@ impl Process {
         if let Some(&frame) = self.addresses.get(&address) {
             return frame;
         }
-        let key = FrameKey { kind: FrameKind::Jit, space: self.pid, address };
+        let key = FrameKey { kind: FrameKind::Jit, space: self.space, address };
         let (frame, _) = recorder.address_frame(key, || None);
         frame
     }
@@ -299,4 +323,28 @@ pub(in crate::collect) fn load(
         unwinder.add(mapping.path.clone(), mapping.start..mapping.end, s.base_svma.wrapping_add(bias), sections);
     }
     Some((id, bias))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::naming::Ask;
+    use super::*;
+
+    #[test]
+    fn after_an_exec_no_code_has_a_name_of_the_program_before() {
+        let (naming, asked) = Naming::new();
+        let shared = Shared {
+            recorder: Arc::new(Recorder::new()),
+            modules: Arc::new(Modules::new()),
+            naming,
+            kept: Kept::default(),
+        };
+        let pid = std::process::id();
+        let mut process = Process::new((pid, 0), ProcessId(1), Mono(0));
+        let before = process.native_frame(0x10, &shared.recorder);
+        assert_eq!(process.native_frame(0x10, &shared.recorder), before);
+        process.exec(&shared);
+        assert_ne!(process.native_frame(0x10, &shared.recorder), before);
+        assert!(matches!(asked.try_recv(), Ok(Ask::Forget(p)) if p == pid));
+    }
 }

@@ -14,8 +14,11 @@ use crate::python::layout::{FrameSource, Instr, Layout};
 use crate::python::qualnames::Qualnames;
 use crate::record::{Frame, FrameId, Recorder};
 
-/// Code objects kept; a target that compiles code for ever starts the cache anew.
-const CODE_LIMIT: usize = 100_000;
+/// Memory that the code objects kept may take, bytes: some fifty thousand usual ones. A target that compiles code for
+/// ever, or claims line tables of megabytes, starts the cache anew.
+const CODE_BYTES: usize = 32 << 20;
+/// Places in code objects kept. A service has some ten thousand; one that lies has a new one each time.
+const FRAME_LIMIT: usize = 500_000;
 /// `f_lasti` of a frame that has not run an instruction, -1, as the walker passes it on.
 const NOT_STARTED: u32 = 0x7fff_ffff;
 
@@ -30,6 +33,8 @@ pub(super) struct PythonSide {
     memory: LiveMemory,
     qualnames: Qualnames,
     codes: FxHashMap<(u64, u32), Option<Code>>,
+    /// Memory that `codes` takes, bytes.
+    weight: usize,
     frames: FxHashMap<PyFrame, Option<FrameId>>,
     lines: FxHashMap<(u64, u32, Option<u32>), FrameId>,
 }
@@ -41,6 +46,7 @@ impl PythonSide {
             memory,
             qualnames: Qualnames::default(),
             codes: FxHashMap::default(),
+            weight: 0,
             frames: FxHashMap::default(),
             lines: FxHashMap::default(),
         }
@@ -83,13 +89,15 @@ impl PythonSide {
         if let Some(known) = self.frames.get(&frame) {
             return *known;
         }
-        if self.codes.len() > CODE_LIMIT {
+        if self.weight > CODE_BYTES || self.frames.len() >= FRAME_LIMIT {
             self.codes.clear();
+            self.weight = 0;
             self.frames.clear();
             self.lines.clear();
         }
         let layout = &self.runtime.layout;
         let code = self.codes.entry((frame.code, frame.check)).or_insert_with(|| {
+            self.weight += size_of::<Option<Code>>();
             let heap = Heap { memory: &self.memory, layout };
             let code = Code::read(heap, frame.code, self.runtime.code_type).ok()?;
             // Freed and reused since the sample: a name would be a lie.
@@ -105,7 +113,9 @@ impl PythonSide {
             // Names die with their code objects; one that does not end in the bare name is another's.
             let fits =
                 |q: &String| q.strip_suffix(code.name.as_str()).is_some_and(|p| p.is_empty() || p.ends_with('.'));
-            Some(Code { qualname: qualname.filter(fits).unwrap_or_else(|| code.qualname.clone()), ..code })
+            let code = Code { qualname: qualname.filter(fits).unwrap_or_else(|| code.qualname.clone()), ..code };
+            self.weight += code.weight();
+            Some(code)
         });
         let id = code.as_ref().map(|code| {
             let instr = match layout.instr {
@@ -114,7 +124,7 @@ impl PythonSide {
                 _ => u64::from(frame.at),
             };
             let line = code.line(layout, instr);
-            let name = || Frame::python(code.qualname.clone(), code.file.clone(), line);
+            let name = || Frame::python(code.qualname.clone(), code.file.clone(), line, code.first_line());
             *self.lines.entry((frame.code, frame.check, line)).or_insert_with(|| recorder.frame(name()))
         });
         self.frames.insert(frame, id);

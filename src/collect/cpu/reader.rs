@@ -18,6 +18,8 @@ use crate::python::{Runtime, frames};
 const NEGATIVE_TTL_NS: u64 = 100_000_000;
 /// Walks at most: the first finds out which pages are needed, and one that goes astray is made again.
 const ATTEMPTS: usize = 3;
+/// Times that the list of thread states is followed while threads that end cut it short.
+const LISTINGS: usize = 4;
 /// Threads remembered; those that ended are not always told of.
 const KNOWN_LIMIT: usize = 4096;
 /// glibc x86-64: `struct pthread` to its kernel thread id.
@@ -51,6 +53,8 @@ pub(super) struct Reader {
     /// Thread states by inner id; sub-interpreters give a thread several.
     states: FxHashMap<u32, Vec<u64>>,
     listed: Option<Mono>,
+    /// The list was followed to its end: a thread that is not in it has no state.
+    whole: bool,
     known: FxHashMap<u32, Known>,
 }
 
@@ -63,6 +67,7 @@ impl Reader {
             walker: Walker::new(pid),
             states: FxHashMap::default(),
             listed: None,
+            whole: false,
             known: FxHashMap::default(),
         }
     }
@@ -107,7 +112,11 @@ impl Reader {
                 self.list(runtime, now);
                 state = self.state(runtime, py, inner);
             }
-            let Some(state) = state else { break };
+            let Some(state) = state else {
+                // It may be one of those that were out of sight.
+                seen.flags = if self.whole { 0 } else { flag::PY_LOST };
+                break;
+            };
             let snapshot = &self.walker.snapshot;
             let at = |base: u64, offset: u32| base.wrapping_add(u64::from(offset));
             let first = at(state, py.ts_frame);
@@ -132,7 +141,7 @@ impl Reader {
                 break;
             }
         }
-        if seen.flags != 0 && self.holds_gil(py, inner) {
+        if seen.flags & flag::HAS_TSTATE != 0 && self.holds_gil(py, inner) {
             seen.flags |= flag::HOLDS_GIL;
         }
         if let Some(known) = self.known.get_mut(&tid) {
@@ -160,9 +169,17 @@ impl Reader {
     fn list(&mut self, runtime: &Runtime, now: Mono) {
         self.listed = Some(now);
         self.states.clear();
-        for thread in frames::walk(&self.live, runtime, 0).unwrap_or_default() {
-            if let Some(id) = thread.native_id {
-                self.states.entry(id).or_default().push(thread.state);
+        for _ in 0..LISTINGS {
+            let walked = frames::walk(&self.live, runtime, 0).unwrap_or_default();
+            for thread in walked.threads {
+                let Some(states) = thread.native_id.map(|id| self.states.entry(id).or_default()) else { continue };
+                if !states.contains(&thread.state) {
+                    states.push(thread.state);
+                }
+            }
+            self.whole = walked.whole;
+            if self.whole {
+                break;
             }
         }
     }

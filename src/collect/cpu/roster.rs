@@ -39,7 +39,7 @@ impl Member {
     fn meet(pid: u32, id: ProcessId, start_ticks: u64, shared: &Shared, now: Mono) -> Self {
         // Before anything else is read: an exec from here on will be noticed.
         let marks = auxiliary_vector(pid);
-        let mut process = Process::new(pid, id, now);
+        let mut process = Process::new((pid, start_ticks), id, now);
         process.refresh(shared, now);
         let reader = Reader::new(pid);
         Self { process, reader, start_ticks, marks, look_at: Mono(0), patience_ns: PATIENCE_NS.0 }
@@ -168,7 +168,7 @@ impl Roster {
             self.shared.recorder.update_thread(id, row);
         }
         if exec {
-            m.process.exec();
+            m.process.exec(&self.shared);
             m.reader.exec();
             (m.look_at, m.patience_ns) = (Mono(0), PATIENCE_NS.0);
             m.process.refresh(&self.shared, now);
@@ -207,6 +207,7 @@ impl Roster {
     pub(super) fn ended(&mut self, pid: u32, now: Mono) {
         if self.members.remove(&pid).is_some() {
             self.interpreters.set(pid, None);
+            self.shared.naming.forget(pid);
             let text = format!("process {pid} ended");
             self.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exit", text }));
         }
@@ -288,7 +289,8 @@ impl Roster {
             }
             (None, None) => Read { frames: &[], seen: Seen::default(), at: now },
         };
-        let parts = Parts { tid: tick.tid, native: tick.native, walker: seen.flags, late: true, scheduler: None };
+        let (walker, native) = (seen.flags, tick.native);
+        let parts = Parts { tid: tick.tid, native, unwound: None, walker, late: true, scheduler: None };
         let mut made = assembler.assemble(process, shared, parts, frames.iter().copied(), now);
         if seen.flags & flag::HAS_TSTATE != 0 {
             made.flags.0 |= SampleFlags::APPROXIMATE;
@@ -327,8 +329,7 @@ impl Roster {
     }
 
     fn gone(&self) -> Vec<u32> {
-        let runs = |m: &Member| crate::target::is_running(m.process.pid, m.start_ticks);
-        self.members.values().filter(|m| !runs(m)).map(|m| m.process.pid).collect()
+        self.members.values().filter(|m| !m.process.is_running()).map(|m| m.process.pid).collect()
     }
 
     /// Finds out what nobody tells: targets that ended, that run another program, and children that were born.

@@ -1,28 +1,25 @@
 //! The first rung at work: records of the rings become samples of the recording.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
 use super::Engine;
-use super::assemble::{Assembled, Assembler, Parts, thread_of};
-use super::naming::Naming;
+use super::assemble::{Assembled, Assembler, Parts};
 use super::process::{Process, Shared};
 use super::pulse::Pulse;
 use super::reason::Wait;
 use super::scheduler;
-use super::sleepers::{Sleeper, sleeper};
 use super::switches::{Away, Switches};
 use super::ticker::{Settings, Ticker};
+use super::waits::Lookout;
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::Running;
 use crate::error::Result;
 use crate::os::bpf::{self, Counters, Programs, SampleKind, SwitchIn, ThreadTimes, flag};
 use crate::os::perf::{Record, StackSample};
-use crate::record::{Event, Loss, Mark, ProcessId, Reading, Recorder, Sample, State, Thread};
-use crate::symbol::Modules;
+use crate::record::{Event, Loss, Mark, ProcessId, Reading, Sample, State, Thread};
 
 /// For so long after an exec the rings are visited often, so that a Python that starts is met early.
 const YOUNG_NS: u64 = 1_000_000_000;
@@ -63,6 +60,24 @@ pub struct Wanted {
     pub pulse_ns: Option<u64>,
 }
 
+/// Which frames are recorded. What is not is neither unwound nor named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Python functions. Without them the interpreter's own show.
+    pub python: bool,
+    /// Compiled code. Where Python frames are read later than a sample was taken, it is recorded all the same, since they
+    /// find their place by it.
+    pub native: bool,
+    /// The kernel.
+    pub kernel: bool,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { python: true, native: true, kernel: true }
+    }
+}
+
 /// Counts of what was seen, for the progress line.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
@@ -77,14 +92,15 @@ pub struct Tally {
 
 /// The running first rung.
 pub struct Sampler {
-    ticker: Ticker,
-    table: Table,
+    pub(super) ticker: Ticker,
+    pub(super) table: Table,
     accounted: Mono,
     counted: Counters,
     lost_records: u64,
     /// Waits whose end was not seen.
-    endless: u64,
-    off_cpu: bool,
+    pub(super) endless: u64,
+    pub(super) lookout: Lookout,
+    pub(super) off_cpu: bool,
     pulse: Option<Pulse>,
 }
 
@@ -95,16 +111,18 @@ impl std::fmt::Debug for Sampler {
 }
 
 /// Everything that records are turned into samples with.
-struct Table {
-    shared: Shared,
-    processes: FxHashMap<u32, Process>,
+pub(super) struct Table {
+    pub(super) shared: Shared,
+    pub(super) processes: FxHashMap<u32, Process>,
     follow: bool,
     young_until: Mono,
     tally: Tally,
     assembler: Assembler,
     ended: Vec<u32>,
+    /// Threads that ended since the rings were last emptied, with their exact times.
+    pub(super) ended_threads: Vec<(u32, ThreadTimes)>,
     lost: u64,
-    switches: Switches,
+    pub(super) switches: Switches,
     scheduler: Option<Range<u64>>,
 }
 
@@ -113,16 +131,14 @@ impl Sampler {
     ///
     /// # Errors
     /// `Denied` or `Unsupported` when this rung cannot be used here; nothing was changed then.
-    pub fn open(
-        targets: &[Target],
-        wanted: Wanted,
-        recorder: Arc<Recorder>,
-        modules: Arc<Modules>,
-        naming: Naming,
-        now: Mono,
-    ) -> Result<Self> {
+    pub fn open(targets: &[Target], wanted: Wanted, shared: Shared, now: Mono) -> Result<Self> {
         // Up to 3.10 every Python call is a C call too; a copy that is not used costs only room in the ring.
-        let stack_bytes = if wanted.rate_hz > 2000.0 { 16 << 10 } else { 32 << 10 };
+        let stack_bytes = match (shared.kept.native, wanted.rate_hz > 2000.0) {
+            // Nothing is unwound.
+            (false, _) => 1 << 10,
+            (true, true) => 16 << 10,
+            (true, false) => 32 << 10,
+        };
         let settings = Settings {
             rate_hz: wanted.rate_hz,
             cycles: wanted.cycles,
@@ -134,19 +150,20 @@ impl Sampler {
         };
         let mut ticker = Ticker::open(settings, now)?;
         let mut table = Table {
-            shared: Shared { recorder, modules, naming },
+            shared,
             processes: FxHashMap::default(),
             follow: wanted.follow,
             young_until: now,
             tally: Tally::default(),
             assembler: Assembler::default(),
             ended: Vec::new(),
+            ended_threads: Vec::new(),
             lost: 0,
             switches: Switches::default(),
             scheduler: if wanted.off_cpu { scheduler::range() } else { None },
         };
         for t in targets {
-            let mut process = Process::new(t.pid, t.id, now);
+            let mut process = Process::new((t.pid, t.start_ticks), t.id, now);
             process.refresh(&table.shared, now);
             ticker.programs.set_target(t.pid, target(&process, t.start_ticks))?;
             table.announce(&process, t.start_ticks);
@@ -159,14 +176,18 @@ impl Sampler {
             counted: Counters::default(),
             lost_records: 0,
             endless: 0,
+            lookout: Lookout::new(now),
             off_cpu: wanted.off_cpu,
             pulse: wanted.pulse_ns.map(|ns| Pulse::new(ns, now)),
         })
     }
 
-    fn drain(&mut self, now: Mono) {
+    pub(super) fn drain(&mut self, now: Mono) {
         let Self { ticker, table, .. } = self;
+        // What the others' rings held of their last waits when their ends were read comes with this visit.
+        let ended = std::mem::take(&mut table.ended_threads);
         ticker.drain(|programs, record| table.take(programs, record, now));
+        table.settle_ended(ended, now);
         for process in table.processes.values_mut() {
             if process.refresh(&table.shared, now) {
                 // Found only now: from the next tick on its frames are walked.
@@ -174,45 +195,10 @@ impl Sampler {
                 drop(ticker.programs.set_target(process.pid, target(process, start)));
             }
         }
-        for pid in table.ended.drain(..) {
+        for pid in std::mem::take(&mut table.ended) {
             ticker.programs.remove_target(pid);
-            table.processes.remove(&pid);
+            table.let_go(pid);
         }
-    }
-
-    /// Enters the threads that exist already: those asleep wait since before the recording. All are entered before the first
-    /// stack is read, which takes a while.
-    fn enter_threads(&mut self) -> Result<Mono> {
-        let mut asleep = Vec::new();
-        for process in self.table.processes.values_mut() {
-            let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", process.pid)) else { continue };
-            for tid in tasks.flatten().filter_map(|t| t.file_name().to_str()?.parse::<u32>().ok()) {
-                let runs = std::fs::read_to_string(format!("/proc/{}/task/{tid}/stat", process.pid))
-                    .is_ok_and(|s| s.rsplit(") ").next().is_some_and(|rest| rest.starts_with('R')));
-                let since = SystemClock.now();
-                let times = ThreadTimes {
-                    since_ns: since.0,
-                    off: (!runs).into(),
-                    state: (!runs).into(),
-                    stack_ns: (!runs).into(),
-                    target: process.id.0,
-                    ..ThreadTimes::default()
-                };
-                if self.ticker.programs.set_thread_times(tid, times)? && !runs {
-                    asleep.push((process.pid, tid, since));
-                }
-            }
-        }
-        let entered = SystemClock.now();
-        for (pid, tid, at) in asleep {
-            let Some(process) = self.table.processes.get_mut(&pid) else { continue };
-            let recorder = &self.table.shared.recorder;
-            let thread = thread_of(process, tid, recorder);
-            let Sleeper { stack, flags, reason } = sleeper(process, tid, &self.table.shared, at);
-            let away = Away { sequence: 0, at, thread, stack, flags, reason: Some(reason), share: 256, told_ns: 0 };
-            self.table.switches.left(tid, away, recorder);
-        }
-        Ok(entered)
     }
 
     /// Children that were born after the targets were listed and before their births were watched.
@@ -228,29 +214,14 @@ impl Sampler {
         }
     }
 
-    fn tell_long(&mut self, now: Mono, all: bool) {
-        let programs = &self.ticker.programs;
-        let still_away =
-            |tid: u32, sequence: u64| programs.thread(tid).is_some_and(|t| t.off != 0 && t.sequence == sequence);
-        self.endless += self.table.switches.tell_long(now, all, still_away, &self.table.shared.recorder);
-    }
-
-    /// The exact times of every thread so far, as readings; the interval under way counts up to `now`.
-    fn thread_totals(&self, now: Mono) {
-        for (tid, times) in self.ticker.programs.thread_times() {
-            self.table.totals(tid, times, now);
-        }
-    }
-
     /// Lets go of processes whose end was not told: they ended before their ends were watched.
     fn bury(&mut self, now: Mono) {
-        let gone: Vec<u32> =
-            self.table.processes.keys().copied().filter(|pid| crate::target::has_ended(*pid)).collect();
-        for pid in gone {
+        let gone = self.table.processes.values().filter(|p| !p.is_running());
+        for pid in gone.map(|p| p.pid).collect::<Vec<u32>>() {
             let text = format!("process {pid} ended");
             self.table.shared.recorder.put(Event::Mark(Mark { at: now, kind: "exit", text }));
             self.ticker.programs.remove_target(pid);
-            self.table.processes.remove(&pid);
+            self.table.let_go(pid);
         }
     }
 
@@ -277,6 +248,7 @@ impl Sampler {
             ("bpf.runs", runs as f64),
             ("cpu.ticks", counters.ticks as f64),
             ("cpu.switches", counters.switches_all as f64),
+            ("cpu.switches_thinned", counters.thinned as f64),
         ] {
             recorder.put(Event::Reading(Reading { at: now, metric, scope: String::new(), value }));
         }
@@ -329,50 +301,27 @@ impl Running for Sampler {
         if t.cut * CUT_LIMIT > t.samples.max(100) {
             self.ticker.widen(WIDEST);
         }
+        self.look_for_sleepers(now);
         if now.since(self.accounted) >= ACCOUNT_NS {
             self.bury(now);
             self.account(now);
-            self.tell_long(now, false);
+            self.tell_waits(now);
         }
         Ok(())
     }
 
     fn finish(&mut self, now: Mono) -> Result<()> {
         self.ticker.stop();
-        if self.off_cpu {
-            // Before the last processes are let go of: the programs know every thread's times to the end.
-            self.thread_totals(now);
-        }
+        // Before the last processes are let go of: the programs know every thread's times to the end.
+        let times = if self.off_cpu { self.ticker.programs.thread_times() } else { Vec::new() };
         self.drain(now);
-        self.tell_long(now, true);
+        self.tell_last_waits(&times, now);
         self.account(now);
         Ok(())
     }
 }
 
 impl Table {
-    /// A thread's exact times up to `now` as readings.
-    fn totals(&self, tid: u32, t: ThreadTimes, now: Mono) {
-        /// linux/sched.h: it left the CPU for the last time.
-        const TASK_DEAD: u32 = 0x80;
-        let open = now.0.saturating_sub(t.since_ns);
-        let (mut on, mut off, mut runnable) = (t.on_ns, t.off_ns, t.runnable_ns);
-        match (t.off != 0, t.woken_ns) {
-            (true, _) if t.state & TASK_DEAD != 0 => {}
-            (false, _) => on += open,
-            (true, 0) => off += open,
-            (true, woken) => {
-                let ready = now.0.saturating_sub(woken).min(open);
-                off += open - ready;
-                runnable += ready;
-            }
-        }
-        for (metric, ns) in [("thread.on_ns", on), ("thread.off_ns", off), ("thread.runnable_ns", runnable)] {
-            let (scope, value) = (tid.to_string(), ns as f64);
-            self.shared.recorder.put(Event::Reading(Reading { at: now, metric, scope, value }));
-        }
-    }
-
     fn take(&mut self, programs: &mut Programs, record: Record<'_>, now: Mono) {
         match record {
             Record::Stack(sample) => self.stack_record(programs, &sample, now),
@@ -403,6 +352,7 @@ impl Table {
                 }
                 if ended && let Some(times) = programs.take_thread(task.tid) {
                     self.totals(task.tid, times, now);
+                    self.ended_threads.push((task.tid, times));
                 }
             }
             Record::Plain(_, raw) => match SwitchIn::parse(raw) {
@@ -424,7 +374,7 @@ impl Table {
         if !exec {
             return;
         }
-        p.exec();
+        p.exec(&self.shared);
         p.refresh(&self.shared, now);
         let start = crate::target::start_ticks(pid).unwrap_or(0);
         drop(programs.set_target(pid, target(p, start)));
@@ -443,7 +393,7 @@ impl Table {
         }
         let start = crate::target::start_ticks(pid).unwrap_or(0);
         let id = self.shared.recorder.process(crate::target::describe(pid, parent, start));
-        let mut process = Process::new(pid, id, now);
+        let mut process = Process::new((pid, start), id, now);
         process.refresh(&self.shared, now);
         // The program entered the child itself, with its parent's Python; now it gets its own number.
         if start != 0 {
@@ -452,6 +402,13 @@ impl Table {
         self.announce(&process, start);
         self.young_until = now.plus(YOUNG_NS);
         self.processes.insert(pid, process);
+    }
+
+    /// A process has ended, and all that was sampled of it has been looked at.
+    fn let_go(&mut self, pid: u32) {
+        if self.processes.remove(&pid).is_some() {
+            self.shared.naming.forget(pid);
+        }
     }
 
     /// Says in the recording what runs in a process.
@@ -478,7 +435,14 @@ impl Table {
         }
         let Some(process) = self.processes.get_mut(&record.pid) else { return };
         let scheduler = self.scheduler.as_ref().filter(|_| sample.kind == SampleKind::SwitchOut);
-        let parts = Parts { tid: record.tid, native: Some(record), walker: sample.flags, late: false, scheduler };
+        let parts = Parts {
+            tid: record.tid,
+            native: Some(record),
+            unwound: None,
+            walker: sample.flags,
+            late: false,
+            scheduler,
+        };
         let assembled = self.assembler.assemble(process, &self.shared, parts, sample.frames(), now);
         self.tally.cut += u64::from(assembled.cut);
         match sample.kind {

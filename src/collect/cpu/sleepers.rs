@@ -1,4 +1,4 @@
-//! Threads that were asleep before the recording: their stacks, taken once at the start, without stopping them.
+//! Threads that are asleep, whose stack at the start of the wait is not known: read from memory, without stopping them.
 //!
 //! In: a process and a thread id. Out: what it waits for and its stack, which is that of the whole wait, for a thread that
 //! does not run does not change its stack. One that woke while it was read is labelled, not guessed at.
@@ -20,6 +20,8 @@ pub(super) struct Sleeper {
     pub(super) stack: StackId,
     pub(super) flags: SampleFlags,
     pub(super) reason: &'static str,
+    /// The stack was read; else it is a label.
+    pub(super) seen: bool,
 }
 
 /// Looks at thread `tid` of `process`.
@@ -30,7 +32,7 @@ pub(super) fn sleeper(process: &mut Process, tid: u32, shared: &Shared, now: Mon
         let (system_call, argument) = wait.unwrap_or_default();
         let reason = process.reason(Wait { state: 1, system_call, argument, io_wait: false });
         let stack = shared.recorder.stack(&[shared.recorder.label("[asleep since before the recording]")]);
-        Sleeper { stack, flags: SampleFlags::default(), reason }
+        Sleeper { stack, flags: SampleFlags::default(), reason, seen: false }
     };
     let Ok(maps) = Maps::of(pid) else { return label(process, None) };
     let mut reader = Reader::new(pid);
@@ -43,15 +45,16 @@ pub(super) fn sleeper(process: &mut Process, tid: u32, shared: &Shared, now: Mon
     if proof == Proof::Torn {
         return label(process, wait);
     }
-    // Finds the frame pointer where a rule up the stack needs it; assembling unwinds again, with it.
+    // Finds the frame pointer where a rule up the stack needs it, steps over vfork and out of stacks of signal handlers.
     let mut frames = Vec::new();
-    asleep.unwind(&memory, &maps, &mut frames, &mut |copy: StackCopy<'_>, frames: &mut Vec<NativeFrame>| {
+    let end = asleep.unwind(&memory, &maps, &mut frames, &mut |copy: StackCopy<'_>, frames: &mut Vec<NativeFrame>| {
         process.unwind(copy, frames, shared, now)
     });
     let record = StackSample::of_memory(pid, tid, asleep.regs, &asleep.bytes);
-    let parts = Parts { tid, native: Some(&record), walker: walker.unwrap_or(0), scheduler: None, late: false };
+    let (unwound, walker) = (Some((&frames[..], end)), walker.unwrap_or(0));
+    let parts = Parts { tid, native: Some(&record), unwound, walker, scheduler: None, late: false };
     let assembled = Assembler::default().assemble(process, shared, parts, python.into_iter(), now);
     let (system_call, argument) = wait.unwrap_or_default();
     let reason = process.reason(Wait { state: 1, system_call, argument, io_wait: false });
-    Sleeper { stack: assembled.stack, flags: assembled.flags, reason }
+    Sleeper { stack: assembled.stack, flags: assembled.flags, reason, seen: true }
 }

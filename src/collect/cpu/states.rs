@@ -37,8 +37,12 @@ pub(super) struct Times {
 impl Times {
     /// The time active that a look at a young thread stands for: all that passed since the look before. Young threads may
     /// end before the next look; those that do so unseen are made up for by those that are seen, which counting only what
-    /// was seen of each would not do.
-    fn share(&mut self, between: u64, on: u64, runnable: u64) {
+    /// was seen of each would not do. One that is met asleep stands for sleep.
+    fn share(&mut self, between: u64, on: u64, runnable: u64, state: Option<char>) {
+        if state.is_some_and(|s| s != 'R') {
+            self.off = between;
+            return;
+        }
         // The kernel's tick brings the times up to date a little late: a thread that just began to run has none yet.
         let on_part = if on + runnable == 0 { 1.0 } else { on as f64 / (on + runnable) as f64 };
         self.on = (between as f64 * on_part) as u64;
@@ -177,7 +181,10 @@ impl Threads {
         let runnable = next.runnable.saturating_sub(last.runnable);
         known.due.off += elapsed.saturating_sub(on).saturating_sub(runnable);
         match known.young {
-            Some(met) if now.since(met) < YOUTH_NS => known.due.share(self.between, on, runnable),
+            Some(met) if now.since(met) < YOUTH_NS => {
+                let state = known.state(pid, tid);
+                known.due.share(self.between, on, runnable, state);
+            }
             _ => {
                 known.young = None;
                 known.due.on += on;
@@ -227,7 +234,8 @@ impl Known {
         let mut known = Self::open(pid, tid, now);
         if let Some(lived) = known.file.as_ref().and_then(Schedstat::read) {
             known.last = lived;
-            known.due.share(between, lived.on, lived.runnable);
+            let state = known.state(pid, tid);
+            known.due.share(between, lived.on, lived.runnable, state);
             known.young = Some(now);
         }
         known

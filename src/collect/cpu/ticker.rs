@@ -209,6 +209,7 @@ impl Ticker {
             sum.run_ns += c.run_ns;
             sum.switches_all += c.switches_all;
             sum.switch_lost += c.switch_lost;
+            sum.thinned += c.thinned;
             sum.switch_run_ns += c.switch_run_ns;
             sum
         })

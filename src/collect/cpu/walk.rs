@@ -279,7 +279,7 @@ fn look(memory: &dyn Memory, py: &Python, code: u64) -> Code {
 /// another runs (`_PyFrame_SetStackPointer`, `_PyFrame_GetStackPointer`), in the field after `frame_instr`.
 fn works(bytes: &[u8], py: &Python, wide_top: bool) -> bool {
     let top = word_in(bytes, py.frame_instr.saturating_add(8));
-    top.is_some_and(|top| if wide_top { top == 0 } else { top as i32 == -1 })
+    top.is_some_and(|top| if wide_top { top == 0 } else { top as u32 == u32::MAX })
 }
 
 fn word_in(bytes: &[u8], offset: u32) -> Option<u64> {
@@ -304,11 +304,11 @@ mod tests {
 
     #[test]
     fn the_copy_of_the_stack_tells_what_is_younger() {
-        let stack = CStack { sp: 0x10_0000, bytes: &[1, 0, 0, 0, 0, 0, 0, 0, 2] };
+        let stack = CStack { sp: 0x7f_0010_0000, bytes: &[1, 0, 0, 0, 0, 0, 0, 0, 2] };
         assert_eq!(
-            (stack.word(0x10_0000), stack.word(0x10_0001), stack.word(0xf_fff8)),
+            (stack.word(0x7f_0010_0000), stack.word(0x7f_0010_0001), stack.word(0x7f_000f_fff8)),
             (Some(1), Some(2 << 56), None)
         );
-        assert!(stack.is_above(0xf_ff00) && !stack.is_above(0x10_0000) && !stack.is_above(0x10));
+        assert!(stack.is_above(0x7f_000f_ff00) && !stack.is_above(0x7f_0010_0000) && !stack.is_above(0x10));
     }
 }

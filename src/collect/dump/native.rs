@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -11,8 +12,8 @@ use crate::collect::cpu::load_module;
 use crate::native::asleep::Unwinding;
 use crate::native::unwind::{End, NativeFrame, ProcessUnwinder, StackCopy};
 use crate::os::memory::LiveMemory;
-use crate::record::{Frame, FrameKind};
-use crate::symbol::{Jit, Kernel, ModuleId, Modules, Namer, SearchPaths};
+use crate::record::{Frame, FrameId, FrameKind};
+use crate::symbol::{Inliner, Jit, Kernel, ModuleId, Modules, Namer, SearchPaths, Wanted};
 use crate::target::Maps;
 
 /// Times that mappings are read again in one dump: large processes have many, and some stacks cannot be followed anyway.
@@ -31,7 +32,12 @@ pub(super) struct Natives {
     jit: Jit,
     kernel: Kernel,
     rereads: u32,
+    /// The native frames that were named, for their lines and inlined functions at the end.
+    met: FxHashMap<(ModuleId, u64), Frame>,
 }
+
+/// Where a native frame is: its module's path and its address in there.
+type Place = (Option<String>, Option<u64>);
 
 impl Natives {
     pub(super) fn new(pid: u32, memory: LiveMemory, maps: Maps) -> Self {
@@ -48,6 +54,7 @@ impl Natives {
             jit: Jit::new(),
             kernel: Kernel::new(),
             rereads: REREADS,
+            met: FxHashMap::default(),
         }
     }
 
@@ -77,12 +84,36 @@ impl Natives {
         let path = mapping.map(|m| m.path.clone()).filter(|p| !p.is_empty());
         if let Some((module, bias)) = module {
             let svma = address.wrapping_sub(bias);
-            let function = self.namer.name(module, svma).map(|n| n.function.to_string());
-            return Frame { function, module: path, ..blank(FrameKind::Native, svma) };
+            let namer = &mut self.namer;
+            let met = self.met.entry((module, svma)).or_insert_with(|| {
+                let function = namer.name(module, svma).map(|n| n.function.to_string());
+                Frame { function, module: path, ..blank(FrameKind::Native, svma) }
+            });
+            return met.clone();
         }
         let named = self.jit.name(self.pid, address);
         let (function, file, line) = named.map_or((None, None, None), |n| (Some(n.function), n.file, n.line));
         Frame { function, file, line, module: path, ..blank(FrameKind::Jit, address) }
+    }
+
+    /// Gives `frames` their source lines and inlined functions, as far as the modules' DWARF tells them within `budget`;
+    /// the lines that say what could not be read.
+    pub(super) fn add_inlines<'a>(
+        &mut self,
+        frames: impl Iterator<Item = &'a mut Frame>,
+        budget: Duration,
+    ) -> Vec<String> {
+        let met = std::mem::take(&mut self.met).into_iter().zip(1..);
+        let wanted = met.map(|(((module, address), frame), id)| Wanted { id: FrameId(id), module, address, frame });
+        let found = Inliner::new(SearchPaths::default()).run(&self.modules, wanted.collect(), budget);
+        let place = |f: &Frame| -> Place { (f.module.clone(), f.address) };
+        let known: FxHashMap<Place, Frame> = found.frames.into_iter().map(|(_, f)| (place(&f), f)).collect();
+        for frame in frames.filter(|f| f.kind == FrameKind::Native) {
+            if let Some(told) = known.get(&place(frame)) {
+                *frame = told.clone();
+            }
+        }
+        found.troubles
     }
 
     /// The frame of a kernel address.
@@ -112,8 +143,7 @@ impl Unwinding for Natives {
 }
 
 fn blank(kind: FrameKind, address: u64) -> Frame {
-    let address = Some(address);
-    Frame { kind, function: None, file: None, line: None, module: None, address, inlines: Vec::new() }
+    Frame { address: Some(address), ..Frame::blank(kind) }
 }
 
 /// Whether an address lies in one of `ranges`.

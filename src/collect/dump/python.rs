@@ -1,6 +1,6 @@
 //! The Python side of a dumped process: which thread states belong to which threads, their frames, names and variables.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -20,6 +20,9 @@ use crate::record::dump::Variable;
 
 /// Frames of a thread that are shown at most.
 const DEPTH: usize = 4096;
+/// Memory that the code objects kept may take, bytes; past that they are read again. A target that lies claims line tables
+/// of megabytes.
+const CODE_BYTES: usize = 64 << 20;
 /// Times that the list of thread states is followed until it is whole.
 const WALKS: usize = 16;
 /// Looks at a thread that runs before torn frames are taken as they are.
@@ -68,9 +71,13 @@ pub(super) struct Pythons {
     memory: LiveMemory,
     main: u32,
     codes: RefCell<FxHashMap<u64, Option<Arc<Code>>>>,
+    /// Memory that `codes` takes, bytes.
+    weight: Cell<usize>,
     qualnames: RefCell<Qualnames>,
     /// By the thread id of the target's own PID namespace.
     states: FxHashMap<u32, StateOf>,
+    /// The list of thread states was followed to its end.
+    pub(super) whole: bool,
     names: FxHashMap<u64, String>,
 }
 
@@ -83,8 +90,10 @@ impl Pythons {
             memory,
             main,
             codes: RefCell::default(),
+            weight: Cell::default(),
             qualnames: RefCell::default(),
             states: FxHashMap::default(),
+            whole: false,
             names: FxHashMap::default(),
         };
         found.refresh();
@@ -99,7 +108,9 @@ impl Pythons {
         let state = |t: &python::Thread| StateOf { state: t.state, interpreter: t.interpreter_at, ident: t.thread_id };
         let mut before = None;
         for _ in 0..WALKS {
-            let threads = frames::walk(&self.memory, &self.runtime, 1).unwrap_or_default();
+            let walked = frames::walk(&self.memory, &self.runtime, 1).unwrap_or_default();
+            let (threads, whole) = (walked.threads, walked.whole);
+            self.whole = whole;
             // A thread can have several states: one in each interpreter whose code it runs, the newest first; and up to
             // 3.11 that of a thread which it is about to start, which has no frames yet.
             let mut found: FxHashMap<u32, StateOf> = FxHashMap::default();
@@ -108,7 +119,8 @@ impl Pythons {
                 found.extend(some.filter_map(|t| Some((t.native_id?, state(t)))));
             }
             let reached = threads.iter().any(|t| t.native_id == Some(self.main) && !t.frames.is_empty());
-            if reached || before.as_ref() == Some(&found) && !found.is_empty() {
+            if reached && whole || before.as_ref() == Some(&found) && !found.is_empty() {
+                self.whole |= reached;
                 before = Some(found);
                 break;
             }
@@ -217,13 +229,20 @@ impl Pythons {
     /// The model's frame; `None` when its code object cannot be read.
     pub(super) fn frame(&self, read: &PyRead) -> Option<Frame> {
         let mut codes = self.codes.borrow_mut();
-        let code = codes
-            .entry(read.code)
-            .or_insert_with(|| Code::read(self.heap(), read.code, self.runtime.code_type).ok().map(Arc::new))
-            .clone()?;
+        if self.weight.get() > CODE_BYTES {
+            codes.clear();
+            self.weight.set(0);
+        }
+        let fresh = || {
+            let code = Code::read(self.heap(), read.code, self.runtime.code_type).ok()?;
+            self.weight.set(self.weight.get() + code.weight());
+            Some(Arc::new(code))
+        };
+        let code = codes.entry(read.code).or_insert_with(fresh).clone()?;
         let line = code.line(&self.runtime.layout, read.instr);
         let qualname = self.qualnames.borrow_mut().of(&self.memory, &self.runtime, &code);
-        Some(Frame::python(qualname.unwrap_or_else(|| code.qualname.clone()), code.file.clone(), line))
+        let name = qualname.unwrap_or_else(|| code.qualname.clone());
+        Some(Frame::python(name, code.file.clone(), line, code.first_line()))
     }
 
     fn heap(&self) -> Heap<'_> {

@@ -211,12 +211,73 @@ int on_tick(struct bpf_perf_event_data *ctx)
 /* From linux/sched.h */
 #define TASK_DEAD 0x80
 
+/*
+ * Whether this switch has its stack taken; `share` is what it stands for then. The chance is known before the switch is
+ * looked at, so what the stacks stand for is right on average: all up to QUIET_WINDOWS budgets a window, then as many as
+ * the window before lets expect, and half as often each time that these run out.
+ */
+static __always_inline int take_stack(struct thinning *w, __u32 budget)
+{
+	if (w->stacks >= QUIET_WINDOWS * budget) {
+		w->share = (w->share < 256 ? 256 : w->share) * 2;
+		w->stacks = QUIET_WINDOWS * budget - (budget + 3) / 4;
+	}
+	if (w->share > 256 && (__u64)bpf_get_prandom_u32() * w->share >> 32 >= 256)
+		return 0;
+	w->stacks++;
+	return 1;
+}
+
+/* Begins a new window when the old one is over; says whether it did. */
+static __always_inline int turn_window(struct thinning *w, __u32 budget, __u64 now)
+{
+	__u64 age = now - w->window_ns;
+
+	if (age <= WINDOW_NS)
+		return 0;
+	w->share = age < 2 * WINDOW_NS && w->switches > QUIET_WINDOWS * budget ? (__u64)w->switches * 256 / budget : 256;
+	w->switches = 0;
+	w->stacks = 0;
+	w->window_ns = now;
+	return 1;
+}
+
+/*
+ * Each thread has its part of the CPU's budget: one that switches all the time costs another that waits rarely and long
+ * none of its stacks. What a crowd of threads lets through is thinned once more.
+ */
+static __always_inline int is_taken(struct thread_times *t, struct counters *c, __u64 now, __u32 *share)
+{
+	if (!config.switch_budget) {
+		*share = 256;
+		return 1;
+	}
+	if (turn_window(&c->thinning, config.switch_budget, now)) {
+		c->quota = c->threads > 1 ? config.switch_budget / c->threads : config.switch_budget;
+		c->threads = 0;
+	}
+	if (!c->quota)
+		c->quota = 1;
+	if (turn_window(&t->thinning, c->quota, now))
+		c->threads++;
+	t->thinning.switches++;
+	if (!take_stack(&t->thinning, c->quota))
+		return 0;
+	c->thinning.switches++;
+	if (!take_stack(&c->thinning, config.switch_budget))
+		return 0;
+	*share = (__u64)(t->thinning.share < 256 ? 256 : t->thinning.share)
+		 * (c->thinning.share < 256 ? 256 : c->thinning.share) / 256;
+	return 1;
+}
+
 static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struct target *target, struct counters *c, __u64 now)
 {
-	__u32 tid = visible_pid(prev), state = prev->__state;
+	__u32 tid = visible_pid(prev), state = prev->__state, share = 256;
 	struct thread_times *t = bpf_map_lookup_elem(&thread_times, &tid), fresh = {};
 	struct pt_regs___user *regs;
 	struct scratch *s;
+	__u64 done;
 
 	if (!t) {
 		fresh.since_ns = now;
@@ -232,41 +293,26 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 	t->state = state;
 	t->target = target->id;
 	t->sequence++;
-	t->stack_ns = 0;
+	t->told = 0;
 	/* Preempted threads are runnable from the start. */
 	t->woken_ns = state ? 0 : now;
 	if (state & TASK_DEAD)
 		return;
 
-	if (now - c->window_ns > WINDOW_NS) {
-		c->share = config.switch_budget && c->switches > QUIET_WINDOWS * config.switch_budget
-				   ? c->switches * 256 / config.switch_budget : 256;
-		c->switches = 0;
-		c->stacks = 0;
-		c->window_ns = now;
-	}
-	c->switches++;
 	c->switches_all++;
-	/*
-	 * More than the last window let expect: from here on each stack stands for twice as many switches. The chance with
-	 * which a stack is taken is known when it is taken, so what the stacks stand for stays right on average.
-	 */
-	if (config.switch_budget && c->stacks >= QUIET_WINDOWS * config.switch_budget) {
-		c->share = (c->share < 256 ? 256 : c->share) * 2;
-		c->stacks = QUIET_WINDOWS * config.switch_budget - config.switch_budget / 4;
-	}
-	if (c->share > 256 && (__u64)bpf_get_prandom_u32() * c->share >> 32 >= 256)
+	if (!is_taken(t, c, now, &share)) {
+		c->thinned++;
 		return;
+	}
 	s = prepare(1, target);
 	if (!s)
 		return;
 	s->sample.kind = SAMPLE_SWITCH_OUT;
 	s->sample.sequence = t->sequence;
 	s->sample.state = state;
-	s->sample.share = c->share < 256 ? 256 : c->share;
+	s->sample.share = share;
 	if (BPF_CORE_READ_BITFIELD_PROBED(prev, in_iowait))
 		s->sample.flags |= IO_WAIT;
-	c->stacks++;
 	regs = (void *)bpf_task_pt_regs(prev);
 	s->sample.system_call = BPF_CORE_READ(regs, orig_ax);
 	s->sample.argument = BPF_CORE_READ(regs, di);
@@ -275,12 +321,18 @@ static __always_inline void leave_cpu(void *ctx, struct task_struct *prev, struc
 	if (bpf_perf_event_output(ctx, &stacks, BPF_F_CURRENT_CPU, &s->sample, sample_size(s)))
 		c->switch_lost++;
 	else
-		t->stack_ns = 1 + (__u32)(bpf_ktime_get_ns() - now);
+		t->told = 1;
+	/* Our own work was done on the CPU and is no part of the wait: else intervals with a stack were longer than others. */
+	done = bpf_ktime_get_ns();
+	t->on_ns += done - now;
+	t->since_ns = done;
+	if (!state)
+		t->woken_ns = done;
 }
 
 struct switch_in {
 	__u64 weight_ns, runnable_ns, sequence;
-	__u32 tid, target;
+	__u32 tid, told;
 };
 
 static __always_inline void enter_cpu(void *ctx, struct task_struct *next, struct target *target, struct counters *c, __u64 now)
@@ -288,7 +340,6 @@ static __always_inline void enter_cpu(void *ctx, struct task_struct *next, struc
 	__u32 tid = visible_pid(next);
 	struct thread_times *t = bpf_map_lookup_elem(&thread_times, &tid), fresh = {};
 	struct switch_in in = {};
-	__u64 spent;
 
 	if (!t) {
 		fresh.since_ns = now;
@@ -298,23 +349,20 @@ static __always_inline void enter_cpu(void *ctx, struct task_struct *next, struc
 	}
 	if (!t->off)
 		return;
-	in.weight_ns = now - t->since_ns;
-	spent = t->stack_ns;
+	in.weight_ns = now > t->since_ns ? now - t->since_ns : 0;
 	in.runnable_ns = t->woken_ns && now > t->woken_ns ? now - t->woken_ns : 0;
 	if (in.runnable_ns > in.weight_ns)
 		in.runnable_ns = in.weight_ns;
 	in.sequence = t->sequence;
 	in.tid = tid;
-	in.target = target->id;
+	in.told = t->told;
 	t->off_ns += in.weight_ns - in.runnable_ns;
 	t->runnable_ns += in.runnable_ns;
 	t->off = 0;
 	t->since_ns = now;
-	/* Our own work stretched this interval and not those without a stack: it must not stand for them with it. */
-	in.weight_ns = in.weight_ns > spent ? in.weight_ns - spent : 0;
-	if (in.runnable_ns > in.weight_ns)
-		in.runnable_ns = in.weight_ns;
-	if (spent && bpf_perf_event_output(ctx, &plain, BPF_F_CURRENT_CPU, &in, sizeof(in)))
+	/* User space looks now and then for waits that it was not told of; it must know the ends of those that it can find. */
+	if ((t->told || in.weight_ns >= LONG_WAIT_NS)
+	    && bpf_perf_event_output(ctx, &plain, BPF_F_CURRENT_CPU, &in, sizeof(in)))
 		c->switch_lost++;
 }
 

@@ -19,7 +19,8 @@ use crate::error::{Error, Kind, Result};
 mod shared;
 
 pub use shared::{
-    Config, Counters, ENTRY_MARK, MAX_FRAMES, PyFrame, Python, Sample, SampleKind, SwitchIn, Target, ThreadTimes, flag,
+    Config, Counters, ENTRY_MARK, LONG_WAIT_NS, MAX_FRAMES, PyFrame, Python, Sample, SampleKind, SwitchIn, Target,
+    ThreadTimes, flag,
 };
 
 /// aya wants the object aligned as ELF is.
@@ -49,10 +50,19 @@ impl Config {
         Self {
             own_pid_ns: if own == INITIAL { 0 } else { own as u32 },
             clock_tick_ns: (1_000_000_000 / ticks) as u32,
-            switch_budget: 16,
+            switch_budget: 5,
             ..Self::default()
         }
     }
+}
+
+/// Entries of the table of threads: many times what the machine has now. The table is read whole ten times a second, and
+/// that takes as long as it has room.
+fn room_for_threads() -> u32 {
+    // "0.20 0.18 0.12 1/80 11206": runnable and existing threads of the machine (proc(5)).
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let threads = text.split(['/', ' ']).nth(4).and_then(|n| n.parse::<u32>().ok()).unwrap_or(u32::MAX);
+    threads.saturating_mul(8).clamp(4096, 65_536).next_power_of_two()
 }
 
 impl Programs {
@@ -65,6 +75,7 @@ impl Programs {
         std::fs::metadata("/sys/kernel/btf/vmlinux").map_err(no_types)?;
         let mut ebpf = EbpfLoader::new()
             .override_global("config", &config, true)
+            .map_max_entries("thread_times", room_for_threads())
             .load(OBJECT)
             .map_err(|e| refusal("the kernel did not take perfkit's eBPF maps", e))?;
         let tick: &mut PerfEvent = program(&mut ebpf, "on_tick")?;

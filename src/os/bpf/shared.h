@@ -1,6 +1,7 @@
 /* What the programs and user space tell each other. Mirrored in src/os/bpf/shared.rs; a unit test compares the sizes. */
 #pragma once
 
+#define LONG_WAIT_NS 20000000ull /* the end of a wait of so long is told whether or not its start was */
 #define MAX_FRAMES 512 /* Python frames and entry marks of one sample; a power of two */
 #define ENTRY_MARK 0xffffffffu
 
@@ -72,13 +73,22 @@ struct sample {
 	__u32 flags;     /* enum sample_flag */
 	__u32 target;    /* target.id */
 	__u32 state;     /* switch out: task state */
-	__u32 share;     /* switch out: this stack stands for so many switches, in 1/256 */
+	__u32 share;     /* switch out: this stack stands for so many switches, in 1/256, unless the wait gets long */
 	__u32 frames_len;
 	__u64 argument;  /* switch out: first argument of the system call it waits in */
 	__u64 gil_holder; /* switch out: the thread state that holds the GIL, 0: nobody or not known */
 	__u32 system_call; /* switch out: its number, ~0 outside of a system call */
 	__u32 reserved;
 	struct py_frame frames[MAX_FRAMES];
+};
+
+/* How many stacks of switches are taken in 100 ms: by a thread, and by a CPU. */
+struct thinning {
+	__u64 window_ns;     /* start of the present 100 ms */
+	__u32 switches;      /* seen in them */
+	__u32 stacks;        /* taken since the share was last set */
+	__u32 share;         /* each stack stands for so many switches, in 1/256; 0 at first */
+	__u32 reserved;
 };
 
 /* Exact times of a thread, kept while switches are watched. */
@@ -89,8 +99,9 @@ struct thread_times {
 	__u64 on_ns, off_ns, runnable_ns;
 	__u32 off;          /* it is off the CPU */
 	__u32 state;        /* with which task state it left it, 0: preempted */
-	__u32 stack_ns;     /* what taking the stack at its start cost; 0: user space was not told of the interval */
+	__u32 told;         /* user space was told of the start of this interval */
 	__u32 target;       /* target.id */
+	struct thinning thinning;
 };
 
 /* What a CPU counts. */
@@ -100,11 +111,11 @@ struct counters {
 	__u64 target_ticks;  /* ticks that hit a target */
 	__u64 lost;          /* samples that the ring had no room for */
 	__u64 run_ns;        /* time spent in the cpu program for targets */
-	__u64 switches;      /* switches of targets in the present window */
-	__u64 window_ns;     /* its start */
-	__u64 share;         /* of this window's stacks, each stands for so many switches, in 1/256 */
 	__u64 switches_all;  /* all switches of targets */
 	__u64 switch_lost;   /* switch records that the ring had no room for */
 	__u64 switch_run_ns; /* time spent in the switch program for targets */
-	__u64 stacks;        /* stacks taken since the share was last set */
+	__u64 thinned;       /* switches whose stack was not taken */
+	struct thinning thinning; /* of the switches that their threads' own thinning let through */
+	__u32 threads;       /* threads that switched in the present window */
+	__u32 quota;         /* stacks that each may take in it */
 };

@@ -6,6 +6,8 @@
 pub const MAX_FRAMES: usize = 512;
 /// `PyFrame::at` of an entry mark.
 pub const ENTRY_MARK: u32 = u32::MAX;
+/// The end of a wait of so long is told whether or not its start was.
+pub const LONG_WAIT_NS: u64 = 20_000_000;
 
 /// How the programs behave; set once at load.
 #[repr(C)]
@@ -74,6 +76,22 @@ pub struct Target {
     pub python: Python,
 }
 
+/// How many stacks of switches are taken in 100 ms: by a thread, and by a CPU.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Thinning {
+    /// Start of the present 100 ms.
+    pub window_ns: u64,
+    /// Switches seen in them.
+    pub switches: u32,
+    /// Stacks taken since the share was last set.
+    pub stacks: u32,
+    /// Switches that each stack stands for, in 1/256; 0 at first.
+    pub share: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
 /// Exact times of a thread.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
@@ -94,10 +112,12 @@ pub struct ThreadTimes {
     pub off: u32,
     /// Task state with which it left it.
     pub state: u32,
-    /// What taking the stack at its start cost, ns; 0: user space was not told of the interval.
-    pub stack_ns: u32,
+    /// User space was told of the start of this interval.
+    pub told: u32,
     /// The target it belongs to.
     pub target: u32,
+    /// Which of its switches have their stacks taken.
+    pub thinning: Thinning,
 }
 
 /// What a CPU counted.
@@ -114,20 +134,20 @@ pub struct Counters {
     pub lost: u64,
     /// Time in the timer's program for targets.
     pub run_ns: u64,
-    /// Switches of targets in the present window.
-    pub switches: u64,
-    /// Start of that window.
-    pub window_ns: u64,
-    /// Switches that a stack of this window stands for, in 1/256.
-    pub share: u64,
     /// All switches of targets.
     pub switches_all: u64,
     /// Switch records without room in the ring.
     pub switch_lost: u64,
     /// Time in the switch program for targets.
     pub switch_run_ns: u64,
-    /// Stacks taken since the share was last set.
-    pub stacks: u64,
+    /// Switches whose stack was not taken.
+    pub thinned: u64,
+    /// Which of the switches have their stacks taken that the threads' own thinning lets through.
+    pub thinning: Thinning,
+    /// Threads that switched in the present window.
+    pub threads: u32,
+    /// Stacks that each may take in it.
+    pub quota: u32,
 }
 
 // SAFETY: repr(C), only integers, no padding between them, any bit pattern is a value.
@@ -140,7 +160,7 @@ unsafe impl aya::Pod for ThreadTimes {}
 unsafe impl aya::Pod for Counters {}
 
 const _: () = assert!(size_of::<Python>() == 120 && size_of::<Target>() == 136);
-const _: () = assert!(size_of::<ThreadTimes>() == 64 && size_of::<Counters>() == 96);
+const _: () = assert!(size_of::<ThreadTimes>() == 88 && size_of::<Counters>() == 104);
 
 /// What kind of record a program wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,14 +270,17 @@ pub struct SwitchIn {
     pub sequence: u64,
     /// The thread.
     pub tid: u32,
+    /// User space was told of its beginning; else it may have found the interval by itself.
+    pub told: bool,
 }
 
 impl SwitchIn {
     /// Takes the raw part of a plain record apart.
     pub fn parse(raw: &[u8]) -> Option<Self> {
         let word = |i: usize| raw.get(i * 8..i * 8 + 8)?.try_into().ok().map(u64::from_le_bytes);
-        let tid = u32::from_le_bytes(raw.get(24..28)?.try_into().ok()?);
-        Some(Self { away_ns: word(0)?, runnable_ns: word(1)?, sequence: word(2)?, tid })
+        let half = |at: usize| raw.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+        let (tid, told) = (half(24)?, half(28)? != 0);
+        Some(Self { away_ns: word(0)?, runnable_ns: word(1)?, sequence: word(2)?, tid, told })
     }
 }
 

@@ -4,25 +4,27 @@
 //!
 //! ```json
 //! {"at_unix_s", "took_ms", "processes": [
-//!   {"pid", "name", "command": [], "runtime", "interpreter", "remarks": [],
+//!   {"pid", "name", "command": [], "runtime", "interpreter", "stopped_ms", "remarks": [],
 //!    "gil": [{"address", "locked", "holder", "waiters"}],
 //!    "threads": [
 //!      {"tid", "own_tid", "name", "python_name", "python_id", "state", "gil": "holds|waits",
 //!       "wait": {"call", "args": [], "fd", "fd_target", "channel"},
-//!       "offset_ms", "taken": "asleep|sampled|approximate|none", "native_end": "root|guessed|truncated|lost",
+//!       "offset_ms", "taken": "asleep|stopped|sampled|approximate|none", "native_end": "root|guessed|truncated|lost",
 //!       "python_complete", "merged", "remark",
-//!       "frames": [{"kind": "python|native|kernel|jit|label", "function", "file", "line", "module", "address",
-//!                   "interpreter", "locals": [{"name", "argument", "value"}]}]}]}]}
+//!       "frames": [{"kind": "python|native|kernel|jit|label", "function", "file", "line", "first_line", "module",
+//!                   "address", "inlined", "interpreter", "locals": [{"name", "argument", "value"}]}]}]}]}
 //! ```
 //!
 //! Frames stand innermost first. `holder` is a `tid`; addresses and arguments are hexadecimal strings, since they do not
-//! fit a JSON number. `taken`: `asleep` and `sampled` stacks are of one instant, `approximate` ones may not be.
+//! fit a JSON number. `taken`: `asleep` and `sampled` stacks are of one instant each,
+//! `stopped` ones all of the same, `approximate` ones may be of several.
 
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::record::Frame;
 use crate::record::dump::{Dump, DumpFrame, Ending, GilRole, ProcessDump, ThreadDump, Variable};
 
 /// Writes `dump` as one JSON document.
@@ -50,6 +52,7 @@ fn process_json(p: &ProcessDump, dump: &Dump) -> Value {
         "command": p.command,
         "runtime": p.process.runtime,
         "interpreter": p.interpreter,
+        "stopped_ms": p.stopped_ns.map(|ns| ns as f64 / 1e6),
         "remarks": p.remarks,
         "gil": p.gils.iter().map(|g| json!({
             "address": hex(g.address), "locked": g.locked, "holder": g.holder, "waiters": g.waiters,
@@ -83,11 +86,21 @@ fn thread_json(t: &ThreadDump, dump: &Dump) -> Value {
         "python_complete": t.python_complete,
         "merged": t.merged,
         "remark": t.remark,
-        "frames": t.frames.iter().map(frame_json).collect::<Vec<_>>(),
+        "frames": t.frames.iter().flat_map(frames_json).collect::<Vec<_>>(),
     })
 }
 
-fn frame_json(f: &DumpFrame) -> Value {
+/// What is inlined in a frame, innermost first, and the frame itself.
+fn frames_json(f: &DumpFrame) -> Vec<Value> {
+    let inlined = f.frame.inlines.iter().rev().map(|i| {
+        let (function, file, line) = (Some(i.function.clone()), i.file.clone(), i.line);
+        let frame = Frame { function, file, line, inlines: Vec::new(), ..f.frame.clone() };
+        frame_json(&DumpFrame { frame, ..f.clone() }, true)
+    });
+    inlined.chain([frame_json(f, false)]).collect()
+}
+
+fn frame_json(f: &DumpFrame, inlined: bool) -> Value {
     let locals = f.locals.as_ref().map(|all| {
         let variable = |v: &Variable| json!({"name": v.name, "argument": v.argument, "value": v.value});
         all.iter().map(variable).collect::<Vec<_>>()
@@ -97,8 +110,10 @@ fn frame_json(f: &DumpFrame) -> Value {
         "function": f.frame.function,
         "file": f.frame.file,
         "line": f.frame.line,
+        "first_line": f.frame.first_line,
         "module": f.frame.module,
         "address": f.frame.address.map(hex),
+        "inlined": inlined,
         "interpreter": f.interpreter,
         "locals": locals,
     })

@@ -71,6 +71,20 @@ fn live_a_program_has_its_own_exit_code() {
     run(["cpu", "-q", "--", "sh", "-c", "kill -9 $$"]).expect(137);
 }
 
+/// Files of modules and events of threads are many; a program that uses `select` breaks on descriptors from 1024 on.
+#[test]
+fn live_perfkit_may_open_many_files_and_the_program_as_many_as_before() {
+    let told = "ulimit -Sn; ulimit -Hn; grep 'Max open files' /proc/$PPID/limits";
+    let mut command = Command::new("sh");
+    let line = format!("ulimit -Sn 256 && exec '{}' cpu -q --json -- sh -c \"{told}\" >&2", perfkit().display());
+    command.args(["-c", &line.replace("$PPID", "\\$PPID")]);
+    let out = run_command(command, PATIENCE).expect(0);
+    let lines: Vec<&str> = out.stderr.lines().collect();
+    assert_eq!(lines[0], "256", "{out:#?}");
+    let limits: Vec<&str> = lines[2].split_whitespace().skip(3).take(2).collect();
+    assert_eq!(limits, [lines[1]; 2], "soft and hard limit of perfkit: {out:#?}");
+}
+
 #[test]
 fn live_a_program_that_outlives_the_duration_is_asked_to_end() {
     let dir = tempdir().unwrap();

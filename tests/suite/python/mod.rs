@@ -20,7 +20,7 @@ use perfkit::python::{Code, Located, Runtime, Thread, Version, frames, gil, heap
 use perfkit::target::Maps;
 use serde_json::Value;
 
-use crate::rig::{interpreters, pyenv, skip};
+use crate::rig::{PATIENCE, interpreters, pyenv, skip, wait_until};
 
 /// Every interpreter that we promise to read and this machine has.
 fn supported() -> Vec<PathBuf> {
@@ -105,7 +105,7 @@ fn compare_stacks(target: &Parked) {
     let version = truth["version"].as_str().unwrap();
     assert_eq!(runtime.text, version);
     assert!(runtime.started && runtime.code_type.is_some() && !runtime.eval.is_empty(), "{runtime:?}");
-    let threads = frames::walk(&memory, &runtime, 10_000).unwrap();
+    let threads = frames::walk(&memory, &runtime, 10_000).unwrap().threads;
     let names = names::of_threads(&memory, &runtime, threads[0].interpreter_at).unwrap();
     let expected = truth["threads"].as_array().unwrap();
     assert_eq!(threads.len(), expected.len(), "{version}");
@@ -134,7 +134,7 @@ fn entry_frames_lie_on_the_c_stack_of_their_thread() {
 fn check_entries(target: &Parked) {
     let (runtime, memory) = (target.runtime(), target.memory());
     let maps = Maps::of(target.pid()).unwrap();
-    for thread in frames::walk(&memory, &runtime, 10_000).unwrap() {
+    for thread in frames::walk(&memory, &runtime, 10_000).unwrap().threads {
         let entries: Vec<_> = thread.frames.iter().filter(|f| f.entry).collect();
         assert!(!entries.is_empty() && thread.frames.last().unwrap().entry, "{}", runtime.text);
         if runtime.version < Version::new(3, 10) {
@@ -164,7 +164,7 @@ fn find_holder(target: &Parked) {
     // The main thread holds the GIL until it blocks in its read; the spinner takes it then.
     let mut last = None;
     for _ in 0..1_000_000 {
-        let threads = frames::walk(&memory, &runtime, 100).unwrap();
+        let threads = frames::walk(&memory, &runtime, 100).unwrap().threads;
         let gil = gil::of(&memory, &runtime, threads[0].interpreter_at).unwrap();
         let holder = threads.iter().find(|t| Some(t.state) == gil.holder);
         if holder.map(|t| t.thread_id) == target.truth["spinner"].as_u64() {
@@ -187,7 +187,7 @@ fn qualified_names_where_code_objects_know_them_and_where_not() {
             let code = Code::read(heap, frame.code, runtime.code_type).unwrap();
             names.of(&memory, &runtime, &code).unwrap_or(code.qualname)
         };
-        let threads = frames::walk(&memory, &runtime, 1000).unwrap();
+        let threads = frames::walk(&memory, &runtime, 1000).unwrap().threads;
         let found: Vec<_> = threads[0].frames.iter().map(&mut name_of).collect();
         assert_eq!(serde_json::json!(found), target.truth["names"], "{}", runtime.text);
     }
@@ -201,7 +201,7 @@ fn a_forked_worker_has_its_own_thread_id() {
         let pid = u32::try_from(truth["pid"].as_u64().unwrap()).unwrap();
         let memory = LiveMemory::new(pid);
         let Located::Found(runtime) = locate(pid, &Maps::of(pid).unwrap(), &memory) else { panic!("{truth}") };
-        let threads = frames::walk(&memory, &runtime, 100).unwrap();
+        let threads = frames::walk(&memory, &runtime, 100).unwrap().threads;
         let ids: Vec<_> = threads.iter().map(|t| (t.thread_id, t.native_id.map(u64::from))).collect();
         assert_eq!(ids, [(truth["ident"].as_u64().unwrap(), truth["native"].as_u64())], "{}", runtime.text);
     }
@@ -213,7 +213,7 @@ fn sub_interpreters_are_walked_too() {
         let target = Parked::start(&python, "reader_interpreters.py");
         let (runtime, memory) = (target.runtime(), target.memory());
         let heap = Heap::new(&memory, &runtime.layout);
-        let threads = frames::walk(&memory, &runtime, 100).unwrap();
+        let threads = frames::walk(&memory, &runtime, 100).unwrap().threads;
         let named = |interpreter: &dyn Fn(i64) -> bool| -> Vec<_> {
             let thread = threads.iter().find(|t| interpreter(t.interpreter)).unwrap();
             thread.frames.iter().map(|f| Code::read(heap, f.code, None).unwrap().name).collect()
@@ -261,9 +261,13 @@ fn locals_as_the_interpreter_would_show_them() {
 }
 
 fn compare_locals(target: &Parked) {
+    // It says that it is ready from a function of its own, and then reads its standard input: read(0, …).
+    let place = format!("/proc/{}/syscall", target.pid());
+    let reads = || std::fs::read_to_string(&place).is_ok_and(|s| s.starts_with("0 0x0 "));
+    wait_until("a target that waits", PATIENCE, reads);
     let (runtime, memory) = (target.runtime(), target.memory());
     let heap = Heap::new(&memory, &runtime.layout);
-    let threads = frames::walk(&memory, &runtime, 100).unwrap();
+    let threads = frames::walk(&memory, &runtime, 100).unwrap().threads;
     let frame = &threads[0].frames[0];
     assert_eq!(Code::read(heap, frame.code, runtime.code_type).unwrap().name, "work");
     let found = locals::read(heap, frame, Limits::default()).unwrap();

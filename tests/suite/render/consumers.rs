@@ -43,7 +43,7 @@ if hasattr(s, "get_stats_profile"):
     s.get_stats_profile()
 by_name = {key[2]: (key, value) for key, value in s.stats.items()}
 (path, line, _), (cc, nc, tt, ct, callers) = by_name["World.tick"]
-assert path.endswith("app/world/tick.py") and line == 88, (path, line)
+assert path.endswith("app/world/tick.py") and line == 80, (path, line)
 assert 0 < cc < nc and abs(tt - cc / 100) < 1e-9 and abs(ct - nc / 100) < 1e-9, (cc, nc, tt, ct)
 assert [c[2] for c in callers] == ["interact", "<[truncated]>"], callers
 assert sum(c[0] for c in callers.values()) == nc and sum(c[1] for c in callers.values()) == cc, callers

@@ -65,7 +65,7 @@ fn folded() {
     let plain = Options::default();
     golden("cpu.folded", &text(&Selection::cpu(), &plain, Format::Folded));
     golden("wall.folded", &text(&Selection::wall(), &plain, Format::Folded));
-    let python = Selection { layers: Layers::PYTHON, detail: Detail::Function, ..Selection::cpu() };
+    let python = Selection { layers: Layers::PYTHON, detail: Detail::Definition, ..Selection::cpu() };
     golden("python-function.folded", &text(&python, &plain, Format::Folded));
 }
 

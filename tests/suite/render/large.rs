@@ -30,7 +30,7 @@ fn recording() -> Recording {
     }
     for i in 0..600u32 {
         let file = format!("/srv/npc/app/package_{}/module_{}.py", i % 7, i % 40);
-        rec.frames.push(Frame::python(format!("Class{}.method_{i}", i % 50), file, Some(10 + i)));
+        rec.frames.push(Frame::python(format!("Class{}.method_{i}", i % 50), file, Some(10 + i), Some(10)));
     }
     for i in 0..3000u64 {
         rec.frames.push(Frame {
@@ -38,6 +38,7 @@ fn recording() -> Recording {
             function: Some(format!("ns::function_{}<alloc::Vec<u8>>", i / 6)),
             file: None,
             line: None,
+            first_line: None,
             module: Some(format!("/usr/lib/lib{}.so", i % 12)),
             address: Some(i * 16),
             inlines: Vec::new(),

@@ -18,15 +18,14 @@ struct Builder {
 
 impl Builder {
     fn py(&self, function: &str, file: &str, line: u32) -> FrameId {
-        self.r.frame(Frame::python(function.into(), file.into(), Some(line)))
+        self.r.frame(Frame::python(function.into(), file.into(), Some(line), Some((line - line % 20).max(1))))
     }
 
     fn code(&self, kind: FrameKind, function: Option<&str>, module: Option<&str>, address: u64) -> FrameId {
         let module = || module.map(str::to_owned);
         let (id, _) = self.r.address_frame(FrameKey { kind, space: 1, address }, module);
         let function = function.map(str::to_owned);
-        let (file, line, address, inlines) = (None, None, Some(address), Vec::new());
-        self.r.name_frame(id, Frame { kind, function, file, line, module: module(), address, inlines });
+        self.r.name_frame(id, Frame { function, module: module(), address: Some(address), ..Frame::blank(kind) });
         id
     }
 
@@ -207,6 +206,7 @@ fn fill_pathfinder(b: &mut Builder, path: ThreadId) {
             function: Some("pathfinder::search::<[u8; 8]>".into()),
             file: Some("/src/pathfinder/src/search.rs".into()),
             line: Some(120),
+            first_line: None,
             module: Some(RUST.into()),
             address: Some(0x400),
             inlines: vec![inline("Grid::neighbours", 44), inline("Grid::at", 12)],

@@ -103,11 +103,13 @@ def work(first, pos=-1, *args, named=1.5, secret_key="s3cr3t", **kwargs):
     shown = {k: special.get(k, repr(v)) for k, v in expected.items()}
     shown.update({k: v for k, v in special.items() if k not in ("expected", "special", "closure")})
     del expected, special
-    report({k: v for k, v in shown.items() if v is not None}, ["first", "pos", "named", "secret_key", "args", "kwargs"]); os.read(0, 1)
+    arguments = ["first", "pos", "named", "secret_key", "args", "kwargs"]
+    # No Python function is called from here on: whoever has read the line finds this frame on top.
+    print(document({k: v for k, v in shown.items() if v is not None}, arguments)); sys.stdout.flush(); os.read(0, 1)
 
 
-def report(shown, arguments):
-    print(json.dumps({"shown": shown, "arguments": arguments})); sys.stdout.flush()
+def document(shown, arguments):
+    return json.dumps({"shown": shown, "arguments": arguments})
 
 
 work("a", 2, 3, 4, named=2.5, extra=True)

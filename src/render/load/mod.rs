@@ -1,0 +1,25 @@
+//! A load run as the closing table, as JSON, and as the CSV files that Locust writes.
+
+mod csv;
+mod text;
+
+use std::io::Write;
+
+pub use csv::{failures_csv, history_csv, stats_csv};
+pub use text::load_text;
+
+use crate::error::{Error, Kind, Result};
+use crate::record::load::LoadReport;
+
+/// The head of Locust's `_exceptions.csv`; an engine without an interpreter has no exceptions.
+pub const EXCEPTIONS_CSV: &str = "Count,Message,Traceback,Nodes\n";
+
+/// Writes the report as one JSON document.
+///
+/// # Errors
+/// `Io` when `out` cannot be written.
+pub fn load_json(report: &LoadReport, out: &mut dyn Write) -> Result<()> {
+    let text = serde_json::to_string_pretty(report)
+        .map_err(|e| Error::new(Kind::Bug, "the report cannot be written as JSON").caused_by(e))?;
+    writeln!(out, "{text}").map_err(|e| Error::io("cannot write the report", e))
+}
