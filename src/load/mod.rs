@@ -4,6 +4,7 @@ pub mod chance;
 pub mod course;
 pub mod engine;
 pub mod http;
+pub mod journal;
 pub mod jsonpath;
 pub mod locust;
 pub mod program;

@@ -16,6 +16,8 @@ pub enum Effect {
     /// The task is over and its wait begins, ns from now (0: none); resume with [`Input::Go`] after it. In the open model
     /// the engine resumes at the next arrival instead.
     Wait(u64),
+    /// As [`Effect::Wait`], but ns from the beginning of the task that is over (`constant_pacing`, `constant_throughput`).
+    Pace(u64),
     /// The slice of steps is used up; resume with [`Input::Go`] when others had their turn.
     Yield,
     /// An exception that the file did not catch, to be counted; resume with [`Input::Go`].

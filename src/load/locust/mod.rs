@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::load::chance::Chance;
+use crate::load::http::Url;
 
 pub mod border;
 pub mod code;
@@ -26,6 +27,7 @@ mod lower;
 mod methods;
 mod modules;
 mod ops;
+pub mod play;
 mod user;
 mod value;
 mod vm;
@@ -124,6 +126,28 @@ impl Locustfile {
     /// Where a function changes what all users share; with more than one engine thread each has its own copy.
     pub fn shared_state(&self) -> Option<&(u32, String)> {
         self.program.shared_state.as_ref()
+    }
+
+    /// The file's name.
+    pub fn name(&self) -> &str {
+        &self.program.file
+    }
+
+    /// Whether any code has one of these names.
+    pub fn mentions(&self, names: &[&str]) -> bool {
+        self.program.names.iter().any(|n| names.contains(&n.as_str()))
+    }
+
+    /// Servers that texts in the file name.
+    pub fn mentioned_urls(&self) -> impl Iterator<Item = Url> {
+        self.program.consts.iter().filter_map(|c| match c {
+            code::Const::Str(text) if text.starts_with("http://") || text.starts_with("https://") => {
+                let end = text.find(|c: char| c.is_whitespace() || "{?#".contains(c)).unwrap_or(text.len());
+                let url = Url::parse(text.get(..end)?).ok()?;
+                Some(Url { target: "/".to_owned(), ..url })
+            }
+            _ => None,
+        })
     }
 
     /// Whether any code looks at bodies of answers.
@@ -298,6 +322,16 @@ impl World {
             }
             _ => None,
         }))
+    }
+
+    /// Whether the file has a `LoadTestShape`.
+    pub fn has_shape(&self) -> bool {
+        self.shape.is_some()
+    }
+
+    /// Whether there is something to take by [`Self::take_log`].
+    pub fn has_log(&self) -> bool {
+        !self.machine.log.is_empty()
     }
 
     /// Lines that the file printed or logged since the last call, the newest thousand.

@@ -55,7 +55,7 @@ fn drive(world: &mut World, class: usize, requests: usize) -> Trace {
                 now += ns;
                 input = Input::Go;
             }
-            Effect::Wait(ns) => {
+            Effect::Wait(ns) | Effect::Pace(ns) => {
                 trace.waits.push(ns);
                 now += ns;
                 input = Input::Go;

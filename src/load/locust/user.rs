@@ -49,7 +49,6 @@ pub struct User {
     chance: Chance,
     phase: Phase,
     asked: Option<Request>,
-    due_ns: Option<u64>,
     host: Option<String>,
 }
 
@@ -235,7 +234,6 @@ impl User {
             chance,
             phase: Phase::Fresh,
             asked: None,
-            due_ns: None,
             host: host.filter(|h| !h.is_empty()),
         }
     }
@@ -332,7 +330,8 @@ impl User {
         match self.phase {
             Phase::Starting => {
                 self.phase = Phase::Choose;
-                None
+                // The engine may count the start as a part of its own.
+                (self.levels.len() == 1).then_some(Effect::Yield)
             }
             Phase::Task => self.wait(m, now_ns, wall_us),
             Phase::Leaving(waits) => {
@@ -416,13 +415,7 @@ impl User {
         };
         self.thread.clear();
         let ns = to_ns(seconds);
-        if pacing {
-            let due = self.due_ns.unwrap_or(now_ns).saturating_add(ns);
-            let wait = due.saturating_sub(now_ns);
-            self.due_ns = Some(now_ns + wait);
-            return Some(Effect::Wait(wait));
-        }
-        Some(Effect::Wait(ns))
+        Some(if pacing { Effect::Pace(ns) } else { Effect::Wait(ns) })
     }
 
     fn pacing(&self, m: &mut Machine) -> bool {
@@ -461,9 +454,6 @@ impl User {
         .map(|(t, _)| t.clone());
         drop(tasks);
         let object = level.object.clone();
-        if self.due_ns.is_none() {
-            self.due_ns = Some(now_ns);
-        }
         match picked {
             Some(Value::Class(set)) => {
                 if self.levels.len() >= 16 {
@@ -506,6 +496,11 @@ impl User {
                 Some(Effect::Exception(Box::new(Exception { message, traceback: Vec::new() })))
             }
         }
+    }
+
+    /// Whether `on_start` is behind it.
+    pub fn has_started(&self) -> bool {
+        !matches!(self.phase, Phase::Fresh | Phase::Starting)
     }
 
     /// Whether it has ended.

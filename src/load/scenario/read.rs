@@ -14,7 +14,7 @@ use crate::load::jsonpath::JsonPath;
 use crate::load::tree::{Node, Source, Value, parse_toml, parse_yaml};
 
 const METHODS: [&str; 7] = ["get", "post", "put", "patch", "delete", "head", "options"];
-const DEFAULT_TIMEOUT_NS: u64 = 60_000_000_000;
+pub(super) const DEFAULT_TIMEOUT_NS: u64 = 60_000_000_000;
 
 /// Reads the text of a scenario; `base` is where its data files are.
 ///

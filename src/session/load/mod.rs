@@ -3,8 +3,10 @@
 //! In: a [`LoadPlan`]. Out: a [`Drive`] that runs beside whatever else the session does, and at its end a [`Driven`].
 //! Windows come over a channel ten times a second and thread; nothing of a request passes between threads.
 
+mod players;
 mod recorded;
 
+use players::Players;
 pub use recorded::{Beside, LoadRecording, describe};
 
 use std::collections::VecDeque;
@@ -23,12 +25,14 @@ use crate::clock::{Clock, Mono, SystemClock, thread_cpu_ns};
 use crate::collect::selfcost::leave_out;
 use crate::error::{Error, Kind, Result};
 use crate::load::course::{Course, ENDLESS, Level};
-use crate::load::engine::{Board, Order, Server, Worker, tls_config};
+use crate::load::engine::{Board, Order, Server, tls_config};
 use crate::load::http::Url;
-use crate::load::program::{Choice, Program, compile};
+use crate::load::journal::{Journal, Raised};
+use crate::load::locust::Locustfile;
+use crate::load::program::Choice;
 use crate::load::report::{Facts, report};
 use crate::load::scenario::{Scenario, Stage, Target};
-use crate::load::script::{Names, Script, Stripe};
+use crate::load::script::{Names, Stripe};
 use crate::load::tally::{Tally, Window};
 use crate::os::limits::raise_open_files_to;
 use crate::record::load::{LoadReport, Second};
@@ -49,6 +53,8 @@ const OPEN_CAP: u32 = 10_000;
 pub struct LoadPlan {
     /// What users do.
     pub scenario: Scenario,
+    /// A locustfile whose users do it; of the scenario, seed, timeout, TLS and targets count.
+    pub locustfile: Option<Arc<Locustfile>>,
     /// What of it.
     pub choice: Choice,
     /// How many users; in the open model the most tasks at the same time.
@@ -138,6 +144,7 @@ pub struct Live {
 #[derive(Debug)]
 pub struct Drive {
     board: Arc<Board>,
+    journal: Arc<Journal>,
     threads: Vec<JoinHandle<Result<Tally>>>,
     windows: Receiver<Window>,
     names: Arc<Names>,
@@ -180,8 +187,9 @@ impl Drive {
     pub fn start(plan: LoadPlan, recorder: Option<Arc<Recorder>>) -> Result<Self> {
         let course = plan.course()?;
         let names = Arc::new(Names::default());
-        let program = Arc::new(compile(&plan.scenario, &plan.choice, &names)?);
-        let servers = servers(&program, &plan)?;
+        let journal = Arc::new(Journal::default());
+        let players = Players::of(&plan, &names)?;
+        let servers = servers(&players, &plan)?;
         let (open, peak, work, end) = match &course {
             Course::Closed(level) => (false, level.peak() as u64, level.peak(), level.end()),
             Course::Open { rate, cap, .. } => (true, u64::from(*cap), rate.peak(), rate.end()),
@@ -208,13 +216,14 @@ impl Drive {
                 servers: servers.clone(),
                 wall_offset_ns: anchor.wall_ns - anchor.mono.0 as i64,
             };
-            let (program, names, board_of, told) =
-                (Arc::clone(&program), Arc::clone(&names), Arc::clone(&board), told.clone());
+            let (players, names, board_of, told) =
+                (players.clone(), Arc::clone(&names), Arc::clone(&board), told.clone());
+            let journal = Arc::clone(&journal);
             let used = Arc::new(AtomicU64::new(0));
             leave_out(Arc::clone(&used));
             used_ns.push(Arc::clone(&used));
             let work = move || {
-                let tally = Worker::new(&*program, &order, &names)?.run(&board_of, |window| {
+                let tally = players.run(&order, &names, &journal, &board_of, |window| {
                     used.store(thread_cpu_ns(), Ordering::Relaxed);
                     // Whoever listened may have gone; the tally has everything all the same.
                     drop(told.send(window));
@@ -240,6 +249,7 @@ impl Drive {
             recorded_names: 0,
             steady: (steady > 0 && steady < end).then(|| start + steady),
             board,
+            journal,
             threads: handles,
             windows,
             names,
@@ -255,6 +265,16 @@ impl Drive {
             seconds: Vec::new(),
             recent: VecDeque::new(),
         })
+    }
+
+    /// Exceptions that a locustfile did not catch, until now.
+    pub fn exceptions(&self) -> Vec<Raised> {
+        self.journal.exceptions()
+    }
+
+    /// What a locustfile has printed since the last call, the newest thousand lines.
+    pub fn take_lines(&self) -> Vec<String> {
+        self.journal.take_lines()
     }
 
     /// When it begins, on the one clock.
@@ -274,6 +294,9 @@ impl Drive {
         }
         while let Ok(window) = self.windows.try_recv() {
             self.take(window);
+        }
+        if self.journal.wants_end() {
+            self.stop();
         }
         self.live.elapsed_ns = SystemClock.now().since(Mono(self.start));
         self.live.done = self.threads.iter().all(JoinHandle::is_finished);
@@ -430,14 +453,15 @@ fn times() -> Histogram<u64> {
     Histogram::new(3).unwrap_or_else(|_| Histogram::new_from(&crate::load::tally::Times::default().histogram))
 }
 
-fn servers(program: &Program, plan: &LoadPlan) -> Result<Vec<Server>> {
+fn servers(players: &Players, plan: &LoadPlan) -> Result<Vec<Server>> {
     let choice = &plan.scenario.tls;
-    let hosts = program.hosts();
+    let (hosts, needed) = players.hosts();
     let any = hosts.iter().any(|h| h.tls);
     let config = any.then(|| tls_config(choice.ca.as_deref(), choice.insecure)).transpose()?;
     hosts
         .iter()
-        .map(|url| {
+        .enumerate()
+        .map(|(number, url)| {
             let tls = match (&config, url.tls) {
                 (Some(config), true) => {
                     let name = ServerName::try_from(url.host.clone()).map_err(|_| {
@@ -447,7 +471,12 @@ fn servers(program: &Program, plan: &LoadPlan) -> Result<Vec<Server>> {
                 }
                 _ => None,
             };
-            Ok(Server { addresses: resolve(url)?, tls })
+            let addresses = match resolve(url) {
+                // Only mentioned: who asks it for something will be told.
+                Err(_) if number >= needed => Vec::new(),
+                found => found?,
+            };
+            Ok(Server { addresses, tls })
         })
         .collect()
 }
