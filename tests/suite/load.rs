@@ -6,10 +6,10 @@ mod beside;
 mod scenarios;
 mod server;
 mod weather;
-mod web;
 mod weather_bodies;
 mod weather_limits;
 mod weather_wire;
+mod web;
 
 use std::fs;
 use std::path::Path;

@@ -3,11 +3,13 @@
 //! In: words of a command line. Out: a [`LoadPlan`]; nothing is sent yet.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Parser, ValueEnum, ValueHint};
 
 use crate::cli::shared::{TIME, told};
 use crate::error::{Error, Result};
+use crate::load::locust::Locustfile;
 use crate::load::program::Choice;
 use crate::load::scenario::{READY, Scenario, Target, default_targets, from_text, ready};
 use crate::session::load::LoadPlan;
@@ -196,7 +198,11 @@ impl DriveArgs {
     /// # Errors
     /// `Usage` for a scenario that cannot be read, and for flags that do not go together.
     pub fn plan(&self) -> Result<(LoadPlan, bool)> {
-        let (mut scenario, classes) = self.scenario()?;
+        let (locustfile, classes) = self.locustfile()?;
+        let (mut scenario, classes) = match classes {
+            Some(classes) => (Scenario::beside_locustfile(locustfile.as_ref().map_or("", |f| f.name())), classes),
+            None => self.scenario()?,
+        };
         if let Some(timeout) = self.timeout {
             scenario.timeout_ns = timeout.0.max(1);
         }
@@ -226,6 +232,7 @@ impl DriveArgs {
         };
         let plan = LoadPlan {
             scenario,
+            locustfile,
             choice,
             users: self.users.or(preset.map(|p| p.0)),
             spawn_rate: self.spawn_rate.or(preset.map(|p| p.1)),
@@ -243,6 +250,17 @@ impl DriveArgs {
         Ok((plan, own))
     }
 
+    /// The locustfile, and the words after it; nothing where it is a scenario that was named.
+    fn locustfile(&self) -> Result<(Option<Arc<Locustfile>>, Option<Vec<String>>)> {
+        let is_python = |p: &Path| p.extension().is_some_and(|e| e == "py");
+        let (path, rest) = match (&self.file, self.words.split_first()) {
+            (Some(file), _) if is_python(file) => (file.clone(), self.words.clone()),
+            (None, Some((first, rest))) if is_python(Path::new(first)) => (PathBuf::from(first), rest.to_vec()),
+            _ => return Ok((None, None)),
+        };
+        Ok((Some(Arc::new(Locustfile::load(&path)?)), Some(rest)))
+    }
+
     /// The scenario, and the words after it.
     fn scenario(&self) -> Result<(Scenario, Vec<String>)> {
         let (first, rest) = match (&self.file, self.words.split_first()) {
@@ -258,10 +276,6 @@ impl DriveArgs {
             return Ok((Scenario::of_url(&first)?, rest));
         }
         let path = Path::new(&first);
-        if path.extension().is_some_and(|e| e == "py") {
-            return Err(Error::usage(format!("{first}: locustfiles are not run yet"))
-                .advise("write it as a scenario in TOML or YAML; `perfkit load world` shows what one does"));
-        }
         if !path.exists()
             && let Some(text) = ready(&first)
         {

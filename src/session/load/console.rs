@@ -210,7 +210,6 @@ impl Console {
         Ok(self.asked.clone())
     }
 
-<<<<<<< HEAD
     /// So many users more, or less, as [`Drive::add_users`]; how many that are.
     ///
     /// # Errors
@@ -221,7 +220,8 @@ impl Console {
         self.shown = None;
         self.log(&format!("{users} users"));
         Ok(users)
-=======
+    }
+
     /// Changes users and rate of the run under way; a run time counts from now.
     fn change(&mut self, start: &Start) -> Result<Asked> {
         let Some(drive) = &mut self.drive else { return Err(Error::new(Kind::Bug, "no run to change")) };
@@ -253,7 +253,6 @@ impl Console {
         self.shown = None;
         self.log(&format!("changed: {users} users, by {rate} a second"));
         Ok(self.asked.clone())
->>>>>>> web
     }
 
     /// Ends the run under way, if there is one: no more is begun.
