@@ -5,21 +5,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::record::load_view::ExceptionRow;
+
 /// Distinct exceptions that are kept apart.
 const EXCEPTIONS: usize = 500;
 /// Lines that are kept, the newest.
 const LINES: usize = 1000;
-
-/// An exception, with how often it was raised.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Raised {
-    /// `ValueError('…')`.
-    pub message: String,
-    /// Where, a line a function, the innermost last: `File "locustfile.py", line 12, in interact`.
-    pub traceback: String,
-    /// How often.
-    pub count: u64,
-}
 
 /// The journal of a run.
 #[derive(Debug, Default)]
@@ -30,7 +21,7 @@ pub struct Journal {
 
 #[derive(Debug, Default)]
 struct Inner {
-    exceptions: Vec<Raised>,
+    exceptions: Vec<ExceptionRow>,
     lines: VecDeque<String>,
 }
 
@@ -42,11 +33,11 @@ impl Journal {
     /// Counts an exception; those beyond 500 different ones share a line.
     pub fn raised(&self, message: String, traceback: String) {
         self.with(|inner| {
-            let known = |e: &&mut Raised| e.message == message && e.traceback == traceback;
+            let known = |e: &&mut ExceptionRow| e.message == message && e.traceback == traceback;
             if let Some(seen) = inner.exceptions.iter_mut().find(known) {
                 seen.count += 1;
             } else if inner.exceptions.len() < EXCEPTIONS {
-                inner.exceptions.push(Raised { message, traceback, count: 1 });
+                inner.exceptions.push(ExceptionRow { message, traceback, count: 1 });
             } else if let Some(rest) = inner.exceptions.get_mut(EXCEPTIONS - 1) {
                 "(other exceptions)".clone_into(&mut rest.message);
                 rest.traceback.clear();
@@ -56,7 +47,7 @@ impl Journal {
     }
 
     /// The exceptions until now.
-    pub fn exceptions(&self) -> Vec<Raised> {
+    pub fn exceptions(&self) -> Vec<ExceptionRow> {
         self.with(|inner| inner.exceptions.clone())
     }
 

@@ -3,7 +3,6 @@
 //! In: words of a command line. Out: a [`LoadPlan`]; nothing is sent yet.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::{Args, Parser, ValueEnum, ValueHint};
 
@@ -12,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::load::locust::Locustfile;
 use crate::load::program::Choice;
 use crate::load::scenario::{READY, Scenario, Target, default_targets, from_text, ready};
-use crate::session::load::LoadPlan;
+use crate::session::load::{LoadPlan, LocustRun};
 use crate::units::Nanos;
 
 const LOAD: &str = "Load";
@@ -198,10 +197,12 @@ impl DriveArgs {
     /// # Errors
     /// `Usage` for a scenario that cannot be read, and for flags that do not go together.
     pub fn plan(&self) -> Result<(LoadPlan, bool)> {
-        let (locustfile, classes) = self.locustfile()?;
-        let (mut scenario, classes) = match classes {
-            Some(classes) => (Scenario::beside_locustfile(locustfile.as_ref().map_or("", |f| f.name())), classes),
-            None => self.scenario()?,
+        let (locustfile, (mut scenario, classes)) = match self.locustfile()? {
+            Some((file, classes)) => {
+                let scenario = Scenario::beside_locustfile(file.name());
+                (Some(file), (scenario, classes))
+            }
+            None => (None, self.scenario()?),
         };
         if let Some(timeout) = self.timeout {
             scenario.timeout_ns = timeout.0.max(1);
@@ -230,6 +231,7 @@ impl DriveArgs {
             tags: self.tags.clone(),
             exclude_tags: self.exclude_tags.clone(),
         };
+        let locustfile = locustfile.map(|file| LocustRun::new(file, &choice)).transpose()?;
         let plan = LoadPlan {
             scenario,
             locustfile,
@@ -251,14 +253,14 @@ impl DriveArgs {
     }
 
     /// The locustfile, and the words after it; nothing where it is a scenario that was named.
-    fn locustfile(&self) -> Result<(Option<Arc<Locustfile>>, Option<Vec<String>>)> {
+    fn locustfile(&self) -> Result<Option<(Locustfile, Vec<String>)>> {
         let is_python = |p: &Path| p.extension().is_some_and(|e| e == "py");
         let (path, rest) = match (&self.file, self.words.split_first()) {
             (Some(file), _) if is_python(file) => (file.clone(), self.words.clone()),
             (None, Some((first, rest))) if is_python(Path::new(first)) => (PathBuf::from(first), rest.to_vec()),
-            _ => return Ok((None, None)),
+            _ => return Ok(None),
         };
-        Ok((Some(Arc::new(Locustfile::load(&path)?)), Some(rest)))
+        Ok(Some((Locustfile::load(&path)?, rest)))
     }
 
     /// The scenario, and the words after it.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::border::{Effect, Exception, Input, Request, Response};
 use super::web::failure_of;
-use super::{Locustfile, Options, User, World};
+use super::{Locustfile, Options, User, UserClass, World};
 use crate::error::{Error, Result};
 use crate::load::http::{Url, Wanted, fields};
 use crate::load::journal::Journal;
@@ -55,12 +55,7 @@ impl Cast {
     /// # Errors
     /// `Usage` when the module raises, when a class that was named is not there, and when requests have no host.
     pub fn of(file: &Locustfile, choice: &Choice, seed: u64, timeout_ns: Option<u64>) -> Result<Self> {
-        let options = Options {
-            host: choice.host.clone(),
-            tags: choice.tags.clone(),
-            exclude_tags: choice.exclude_tags.clone(),
-            ..Options::default()
-        };
+        let options = options(choice);
         let mut world = file.world(&options, seed)?;
         let all = world.classes();
         let names: Vec<&str> = all.iter().map(|c| c.name.as_str()).collect();
@@ -125,6 +120,25 @@ impl Cast {
             self.hosts.push(url);
         }
         (self.hosts.len() - 1) as u16
+    }
+}
+
+fn options(choice: &Choice) -> Options {
+    Options {
+        host: choice.host.clone(),
+        tags: choice.tags.clone(),
+        exclude_tags: choice.exclude_tags.clone(),
+        ..Options::default()
+    }
+}
+
+impl Locustfile {
+    /// The file's classes, with the tasks that the choice of tags leaves them.
+    ///
+    /// # Errors
+    /// `Usage` when the module raises.
+    pub fn classes(&self, choice: &Choice) -> Result<Vec<UserClass>> {
+        Ok(self.world(&options(choice), 1)?.classes())
     }
 }
 

@@ -33,8 +33,8 @@ use crate::error::{Error, Kind, Result};
 use crate::load::course::{Course, ENDLESS, Level};
 use crate::load::engine::{Board, Order, Server, tls_config};
 use crate::load::http::Url;
-use crate::load::journal::{Journal, Raised};
-use crate::load::locust::Locustfile;
+use crate::load::journal::Journal;
+use crate::load::locust::{Locustfile, UserClass};
 use crate::load::program::Choice;
 use crate::load::report::{Facts, report};
 use crate::load::scenario::{Scenario, Stage, Target};
@@ -42,6 +42,7 @@ use crate::load::script::{Names, Stripe};
 use crate::load::tally::{Tally, Window};
 use crate::os::limits::raise_open_files_to;
 use crate::record::load::{LoadReport, Second};
+use crate::record::load_view::ExceptionRow;
 use crate::record::requests::{RequestError, RequestWindow, encode};
 use crate::record::{Event, Mark, Reading, Recorder};
 
@@ -54,13 +55,33 @@ const PATIENCE: (u64, u64) = (5_000_000_000, 30_000_000_000);
 /// The most tasks at the same time in the open model, where nothing is said.
 const OPEN_CAP: u32 = 10_000;
 
+/// A locustfile that is to be run.
+#[derive(Debug, Clone)]
+pub struct LocustRun {
+    /// The file.
+    pub file: Arc<Locustfile>,
+    /// Its classes, with the tasks that the choice of tags leaves them.
+    pub classes: Arc<[UserClass]>,
+}
+
+impl LocustRun {
+    /// Runs the module once to see its classes.
+    ///
+    /// # Errors
+    /// `Usage` when the module raises.
+    pub fn new(file: Locustfile, choice: &Choice) -> Result<Self> {
+        let classes = file.classes(choice)?.into();
+        Ok(Self { file: Arc::new(file), classes })
+    }
+}
+
 /// A load run as it was asked for.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
     /// What users do.
     pub scenario: Scenario,
     /// A locustfile whose users do it; of the scenario, seed, timeout, TLS and targets count.
-    pub locustfile: Option<Arc<Locustfile>>,
+    pub locustfile: Option<LocustRun>,
     /// What of it.
     pub choice: Choice,
     /// How many users; in the open model the most tasks at the same time.
@@ -187,6 +208,10 @@ pub struct Driven {
     pub start: Mono,
     /// Wall-clock time of the start, seconds since 1970.
     pub start_wall_s: i64,
+    /// What a locustfile raised and did not catch.
+    pub exceptions: Vec<ExceptionRow>,
+    /// What a locustfile printed that nobody has taken yet.
+    pub lines: Vec<String>,
 }
 
 impl Drive {
@@ -287,7 +312,7 @@ impl Drive {
     }
 
     /// Exceptions that a locustfile did not catch, until now.
-    pub fn exceptions(&self) -> Vec<Raised> {
+    pub fn exceptions(&self) -> Vec<ExceptionRow> {
         self.journal.exceptions()
     }
 
@@ -454,7 +479,14 @@ impl Drive {
         let anchor = SystemClock.anchor();
         let wall_ns = anchor.wall_ns - (anchor.mono.0 as i64 - self.start as i64);
         let start_wall_s = wall_ns / 1_000_000_000;
-        Ok(Driven { report, seconds: std::mem::take(&mut self.seconds), start: Mono(self.start), start_wall_s })
+        Ok(Driven {
+            report,
+            seconds: std::mem::take(&mut self.seconds),
+            start: Mono(self.start),
+            start_wall_s,
+            exceptions: self.exceptions(),
+            lines: self.take_lines(),
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::LoadPlan;
+use super::{LoadPlan, LocustRun};
 use crate::error::Result;
 use crate::load::engine::{Board, Order, Worker};
 use crate::load::http::Url;
@@ -28,7 +28,7 @@ impl Players {
     /// # Errors
     /// `Usage` for what the scenario or the locustfile gets wrong.
     pub(super) fn of(plan: &LoadPlan, names: &Names) -> Result<Self> {
-        let Some(file) = &plan.locustfile else {
+        let Some(LocustRun { file, .. }) = &plan.locustfile else {
             return Ok(Self::Scenario(Arc::new(compile(&plan.scenario, &plan.choice, names)?)));
         };
         let cast = Cast::of(file, &plan.choice, plan.scenario.seed, Some(plan.scenario.timeout_ns))?;
