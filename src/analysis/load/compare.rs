@@ -3,7 +3,8 @@
 //! Where both runs are known slice by slice, blocks of neighbouring slices are drawn again and again with replacement
 //! (moving block bootstrap: Künsch 1989; neighbours depend on each other, so that single seconds would promise too much).
 //! A change is significant when 99 % of the drawn differences lie on one side of zero (more of them, the more comparisons are
-//! made: Bonferroni), and it is at least [`LEAST`]: smaller ones are not worth a word. Where one of
+//! made: Bonferroni), it is at least [`LEAST`] (smaller ones are not worth a word), and enough requests lie above a
+//! percentile. Where one of
 //! them is known by its sums alone, a plain threshold decides, and the result says so.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,8 @@ const ENOUGH: usize = 8;
 const DRAWS: usize = 1000;
 /// A latency must also change by so much, ms: below lies the grain of clocks and schedulers.
 const GRAIN_MS: f64 = 0.05;
+/// Requests that must lie above a percentile for it to be judged: drawing again tells little of the few slowest.
+const ABOVE: f64 = 30.0;
 const PERCENTILES: [f64; 3] = [50.0, 95.0, 99.0];
 
 /// A run to be compared.
@@ -49,7 +52,7 @@ pub fn compare(baseline: &str, before: Run<'_>, after: Run<'_>) -> Comparison {
         Some((a, x, b, y, steady)) => {
             let method = format!(
                 "{}block bootstrap over {} and {} slices; significant: beyond chance at 99 %, and at least {:.0} % \
-                 (errors: {} percentage points)",
+                 (errors: {} percentage points), percentiles with {ABOVE} requests above them",
                 if steady { "steady state, " } else { "" },
                 x.len(),
                 y.len(),
@@ -263,6 +266,7 @@ fn resampled(
     let mut counts = Vec::new();
     let first = before.numbers(&vec![1; before.len()], values, &mut counts);
     let second = after.numbers(&vec![1; after.len()], values, &mut counts);
+    let fewest = before.requests.iter().sum::<u64>().min(after.requests.iter().sum());
     let mut draw = Draw(1);
     let mut weights = Vec::new();
     let mut deviations: [Vec<f64>; 5] = Default::default();
@@ -288,6 +292,8 @@ fn resampled(
             let reach = z / 2.576;
             middle - (middle - low) * reach > 0.0 || middle + (high - middle) * reach < 0.0
         });
+        let enough = PERCENTILES.get(i).is_none_or(|p| fewest as f64 * (1.0 - p / 100.0) >= ABOVE);
+        let beyond = beyond && enough;
         let as_change = |d: f64| if i == 4 { d } else { 100.0 * d.exp_m1() };
         let between = ends.map(|(low, high)| (as_change(low), as_change(high)));
         changes.push(change(name, i, (a, b), between, beyond, LEAST));
