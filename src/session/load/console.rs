@@ -104,6 +104,8 @@ pub struct Console {
     run: u64,
     recorded: bool,
     recorder: Option<Arc<Recorder>>,
+    /// Whether somebody looks at runs before their end.
+    is_watched: bool,
     shown: Option<(Mono, Arc<LoadView>)>,
     /// When a change asked the run to end, before its own end.
     stop_at: Option<Mono>,
@@ -137,11 +139,22 @@ impl Console {
             run: 0,
             recorded,
             recorder: None,
+            is_watched: true,
             shown: None,
             stop_at: None,
             logs: VecDeque::new(),
         };
         (console, Panel { asks: sender })
+    }
+
+    /// Nobody looks at runs before their end: no tally by name is kept beside the engine's own, which costs CPU.
+    pub fn without_watchers(&mut self) {
+        self.is_watched = false;
+    }
+
+    /// How many users there are to be, and when the run under way ends by itself, ns after its start.
+    pub fn course(&self) -> (Option<u32>, Option<u64>) {
+        self.drive.as_ref().map_or((None, None), |d| (d.wanted_users(), d.length_ns()))
     }
 
     /// Answers what was asked and follows the run, for about `longest`.
@@ -196,7 +209,9 @@ impl Console {
         let mut drive = Drive::start(plan.clone(), recorder.clone()).inspect_err(|e| {
             self.log(&format!("could not start: {e:#}"));
         })?;
-        drive.follow();
+        if self.is_watched {
+            drive.follow();
+        }
         self.recorder = recorder;
         self.plan = plan;
         self.asked = asked(&self.plan);
@@ -210,7 +225,6 @@ impl Console {
         Ok(self.asked.clone())
     }
 
-<<<<<<< HEAD
     /// So many users more, or less, as [`Drive::add_users`]; how many that are.
     ///
     /// # Errors
@@ -221,7 +235,8 @@ impl Console {
         self.shown = None;
         self.log(&format!("{users} users"));
         Ok(users)
-=======
+    }
+
     /// Changes users and rate of the run under way; a run time counts from now.
     fn change(&mut self, start: &Start) -> Result<Asked> {
         let Some(drive) = &mut self.drive else { return Err(Error::new(Kind::Bug, "no run to change")) };
@@ -253,7 +268,6 @@ impl Console {
         self.shown = None;
         self.log(&format!("changed: {users} users, by {rate} a second"));
         Ok(self.asked.clone())
->>>>>>> web
     }
 
     /// Ends the run under way, if there is one: no more is begun.
@@ -331,7 +345,7 @@ impl Console {
         let was_reset = drive.was_reset();
         drive.describe(&mut view);
         let driven = drive.finish()?;
-        if !was_reset {
+        if !was_reset || self.plan.reset_stats {
             view.report = driven.report.clone();
         }
         view.rates.clear();
