@@ -243,6 +243,19 @@ impl Console {
         Ok(self.asked.clone())
     }
 
+    /// So many users more, or less, as [`Drive::add_users`]; how many that are.
+    ///
+    /// # Errors
+    /// `Usage` where nothing runs, and as [`Drive::add_users`].
+    pub fn add_users(&mut self, change: i32) -> Result<u32> {
+        let drive = self.drive.as_mut().ok_or_else(|| Error::usage("nothing runs"))?;
+        let users = drive.add_users(change)?;
+        self.asked.users = Some(users);
+        self.shown = None;
+        self.log(&format!("{users} users"));
+        Ok(users)
+    }
+
     /// Ends the run under way, if there is one: no more is begun.
     pub fn stop(&mut self) {
         if let Some(drive) = &self.drive {

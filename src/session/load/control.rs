@@ -40,7 +40,8 @@ impl Drive {
         }
         raise_fd_limit(u64::from(users), false)?;
         let level = level.turned(at - self.start, f64::from(users), rate, self.end - self.start);
-        self.steady = Some(self.start + level.steady_from());
+        self.level_from = level.steady_from();
+        self.steady = Some(self.start + self.level_from);
         super::mark(self.recorder.as_deref(), at, &format!("load: {users} users"));
         self.board.turn(level.clone());
         self.level = Some(level);
