@@ -1,6 +1,7 @@
 //! A load run as the closing table, as JSON, and as the CSV files that Locust writes.
 
 mod csv;
+mod html;
 mod page;
 mod routes;
 mod text;
@@ -8,6 +9,7 @@ mod text;
 use std::io::Write;
 
 pub use csv::{exceptions_csv, failures_csv, history_csv, stats_csv};
+pub use html::load_html;
 pub use page::{CHARTS_JS, PAGE_CSS, embedded, load_page};
 pub use routes::{exceptions_json, logs_json, page_json, requests_json, tasks_json};
 pub use text::load_text;

@@ -12,6 +12,7 @@ mod view;
 
 pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
 pub use recorded::{Beside, LoadRecording, describe};
+pub use view::view_of;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
