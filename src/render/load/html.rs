@@ -60,7 +60,7 @@ pub fn load_html(view: &LoadView, theme: &str) -> String {
     if !view.exceptions.is_empty() {
         section(&mut out, "Exceptions", |out| {
             let rows = view.exceptions.iter().map(|e| vec![grouped(e.count), e.message.clone(), e.traceback.clone()]);
-            table(out, &["#Count", "Message", "Traceback"], rows, None);
+            table(out, &["#Count", "~Message", "~Traceback"], rows, None);
         });
     }
     section(&mut out, "Charts", |out| {
@@ -123,20 +123,24 @@ fn section(out: &mut String, title: &str, fill: impl FnOnce(&mut String)) {
     out.push_str("</section>\n");
 }
 
-/// A table; heads that begin with `#` are of numbers and lose it. `foot` is its last row.
+/// A table; heads that begin with `#` are of numbers, with `~` of long texts, and lose that. `foot` is its last row.
 fn table(out: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>, foot: Option<Vec<String>>) {
     out.push_str("<div class=\"wide\"><table><thead><tr>");
-    let is_number = |i: usize| heads.get(i).is_some_and(|h| h.starts_with('#'));
+    let class = |i: usize| match heads.get(i) {
+        Some(head) if head.starts_with('#') => "n",
+        Some(head) if head.starts_with('~') => "text",
+        Some(&"Name") => "name-cell",
+        _ => "",
+    };
     for (i, head) in heads.iter().enumerate() {
-        let class = if is_number(i) { " class=\"n\"" } else { "" };
-        let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", text(head.trim_start_matches('#')));
+        let _ =
+            write!(out, "<th scope=\"col\" class=\"{}\">{}</th>", class(i), text(head.trim_start_matches(['#', '~'])));
     }
     out.push_str("</tr></thead><tbody>");
     let row = |out: &mut String, cells: &[String]| {
         out.push_str("<tr>");
         for (i, cell) in cells.iter().enumerate() {
-            let class = if is_number(i) { "n" } else { "text" };
-            let _ = write!(out, "<td class=\"{class}\">{}</td>", text(cell));
+            let _ = write!(out, "<td class=\"{}\">{}</td>", class(i), text(cell));
         }
         out.push_str("</tr>");
     };
@@ -226,7 +230,7 @@ fn failures(out: &mut String, errors: &[ErrorRow]) {
         .iter()
         .take(ERRORS)
         .map(|e| vec![grouped(e.count), e.method.clone(), e.name.clone(), e.error.clone(), e.kind.clone()]);
-    table(out, &["#Failures", "Method", "Name", "Message", "Kind"], rows, None);
+    table(out, &["#Failures", "Method", "Name", "~Message", "Kind"], rows, None);
     if errors.len() > ERRORS {
         let _ = write!(out, "<p class=\"under\">And {} more kinds.</p>", grouped((errors.len() - ERRORS) as u64));
     }
