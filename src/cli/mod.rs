@@ -97,16 +97,6 @@ fn with_settings(args: Vec<OsString>) -> Result<Vec<OsString>> {
     Ok(words)
 }
 
-/// The command line as it could be typed again.
-fn shown(args: &[OsString]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    let word = |w: &OsString| {
-        let text = w.to_string_lossy();
-        if !text.is_empty() && text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
-    };
-    std::iter::once("perfkit".to_owned()).chain(args.iter().skip(1).map(word)).collect::<Vec<_>>().join(" ")
-}
-
 /// Runs perfkit with these arguments, the program's name first.
 ///
 /// # Errors
@@ -118,7 +108,6 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Exit> {
         return serve_inlines().map(|()| Exit::Done);
     }
     crate::os::limits::raise_open_files();
-    let words = shown(&args);
     let args = with_settings(args)?;
     let line = match CommandLine::try_parse_from(args) {
         Ok(line) => line,
@@ -131,7 +120,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Exit> {
     match line.command {
         Command::Cpu(args) => cpu::run(&args),
         Command::Dump(args) => dump::run(&args),
-        Command::Load(args) => load::run(&args, &words),
+        Command::Load(args) => load::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoWorld => demo::serve(),

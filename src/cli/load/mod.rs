@@ -146,11 +146,11 @@ enum FailOn {
     Never,
 }
 
-/// Runs `perfkit load`. `words` is the command line, for the report.
+/// Runs `perfkit load`.
 ///
 /// # Errors
 /// Those of the scenario and of [`Console::start`]; nothing was sent then.
-pub fn run(args: &LoadArgs, words: &str) -> Result<Exit> {
+pub fn run(args: &LoadArgs) -> Result<Exit> {
     args.locust_only.check()?;
     let mut screen = args.screen()?;
     let (mut plan, own_targets) = args.drive.plan()?;
@@ -199,7 +199,7 @@ pub fn run(args: &LoadArgs, words: &str) -> Result<Exit> {
     let mut written = Written::default();
     let left = follow(&mut console, wishes, &signals, &screen, &mut written)?;
     match left {
-        Some(left) => finish(args, words, &screen, left, files, written, fail_on),
+        Some(left) => finish(args, &screen, left, files, written, fail_on),
         // Nothing was started, and so there is nothing to tell.
         None => Ok(Exit::Done),
     }
@@ -255,7 +255,6 @@ impl Files {
 /// Prints and writes what a run left.
 fn finish(
     args: &LoadArgs,
-    words: &str,
     screen: &Screen,
     left: Left,
     mut files: Files,
@@ -290,7 +289,7 @@ fn finish(
         put(path, place, &text);
     }
     if let Some((path, place)) = &mut files.html {
-        put(path, place, &load_html(&view, words, None));
+        put(path, place, &load_html(&view, ""));
     }
     if let Some((path, place)) = &mut files.json {
         let mut bytes = Vec::new();

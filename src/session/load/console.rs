@@ -225,18 +225,6 @@ impl Console {
         Ok(self.asked.clone())
     }
 
-    /// So many users more, or less, as [`Drive::add_users`]; how many that are.
-    ///
-    /// # Errors
-    /// `Usage` where nothing runs, and as [`Drive::add_users`].
-    pub fn add_users(&mut self, change: i32) -> Result<u32> {
-        let drive = self.drive.as_mut().ok_or_else(|| Error::usage("nothing runs"))?;
-        let users = drive.add_users(change)?;
-        self.shown = None;
-        self.log(&format!("{users} users"));
-        Ok(users)
-    }
-
     /// Changes users and rate of the run under way; a run time counts from now.
     fn change(&mut self, start: &Start) -> Result<Asked> {
         let Some(drive) = &mut self.drive else { return Err(Error::new(Kind::Bug, "no run to change")) };
@@ -268,6 +256,19 @@ impl Console {
         self.shown = None;
         self.log(&format!("changed: {users} users, by {rate} a second"));
         Ok(self.asked.clone())
+    }
+
+    /// So many users more, or less, as [`Drive::add_users`]; how many that are.
+    ///
+    /// # Errors
+    /// `Usage` where nothing runs, and as [`Drive::add_users`].
+    pub fn add_users(&mut self, change: i32) -> Result<u32> {
+        let drive = self.drive.as_mut().ok_or_else(|| Error::usage("nothing runs"))?;
+        let users = drive.add_users(change)?;
+        self.asked.users = Some(users);
+        self.shown = None;
+        self.log(&format!("{users} users"));
+        Ok(users)
     }
 
     /// Ends the run under way, if there is one: no more is begun.
@@ -393,7 +394,7 @@ impl Console {
 }
 
 /// What a plan asks for, as a form shows it.
-fn asked(plan: &LoadPlan) -> Asked {
+pub(super) fn asked(plan: &LoadPlan) -> Asked {
     let own = plan.users.is_some() || plan.spawn_rate.is_some();
     let run = &plan.scenario.run;
     let arrivals = plan.arrivals.clone().or_else(|| run.arrivals.clone().filter(|_| !own));
@@ -433,35 +434,5 @@ fn sentence(asked: &Asked) -> String {
 
 /// The wall clock as `2026-11-24 04:30:00`, UTC.
 fn wall_text() -> String {
-    utc(SystemClock.anchor().wall_ns / 1_000_000_000)
-}
-
-/// Days to dates by the Gregorian calendar's 400-year cycle, which is counted from 1 March.
-pub(super) fn utc(seconds: i64) -> String {
-    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let shifted = days + 719_468;
-    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let (month, year) = if month < 10 { (month + 3, era * 400 + year) } else { (month - 9, era * 400 + year + 1) };
-    format!("{year:04}-{month:02}-{date:02} {:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        for (s, text) in [
-            (0, "1970-01-01 00:00:00"),
-            (951_782_399, "2000-02-28 23:59:59"),
-            (951_782_400, "2000-02-29 00:00:00"),
-            (1_795_494_600, "2026-11-24 04:30:00"),
-        ] {
-            assert_eq!(utc(s), text);
-        }
-    }
+    crate::units::utc(SystemClock.anchor().wall_ns / 1_000_000_000)
 }

@@ -15,6 +15,7 @@ pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
 pub use shares::shares;
 pub use watched::{Used, Watched};
 pub use recorded::{Beside, LoadRecording, describe};
+pub use view::view_of;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
