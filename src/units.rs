@@ -144,6 +144,21 @@ impl FromStr for Hertz {
     }
 }
 
+/// Seconds since 1970 as `2026-11-24 04:30:00`, UTC.
+///
+/// Days become dates by the Gregorian calendar's 400-year cycle, which is counted from 1 March.
+pub fn utc(seconds: i64) -> String {
+    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let shifted = days + 719_468;
+    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let (month, year) = if month < 10 { (month + 3, era * 400 + year) } else { (month - 9, era * 400 + year + 1) };
+    format!("{year:04}-{month:02}-{date:02} {:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,5 +187,17 @@ mod tests {
         assert_eq!("5kHz".parse::<Hertz>().unwrap(), Hertz(5000.0));
         assert!("nan".parse::<Hertz>().is_err());
         assert_eq!(Hertz(99.0).to_string(), "99 Hz");
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (s, text) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_399, "2000-02-28 23:59:59"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (1_795_494_600, "2026-11-24 04:30:00"),
+        ] {
+            assert_eq!(utc(s), text);
+        }
     }
 }

@@ -16,8 +16,8 @@ use super::guard::{self, Names};
 use crate::error::{Error, Kind, Result};
 use crate::record::load_view::LoadView;
 use crate::render::{
-    exceptions_csv, exceptions_json, failures_csv, history_csv, load_page, logs_json, page_json, requests_json,
-    stats_csv, tasks_json,
+    exceptions_csv, exceptions_json, failures_csv, history_csv, load_html, load_page, logs_json, page_json,
+    requests_json, stats_csv, tasks_json,
 };
 use crate::session::load::{Ask, Panel};
 
@@ -154,6 +154,11 @@ impl Site {
                 file(history_csv(&view.seconds, start, &view.report), "requests_full_history")
             }
             "/stats/failures/csv" => file(failures_csv(&view.report, start), "failures"),
+            "/stats/report" => {
+                let answer = answer::document(load_html(&view, value("theme").unwrap_or_default()));
+                let keep = value("download").is_some_and(|v| !v.is_empty());
+                Ok(if keep { answer::as_file(answer, &file_name(&view, "report", "html")) } else { answer })
+            }
             "/exceptions" => json(exceptions_json(&view)),
             "/exceptions/csv" => file(exceptions_csv(&view.exceptions), "exceptions"),
             "/tasks" => json(tasks_json(&view)),

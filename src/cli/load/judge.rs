@@ -161,6 +161,11 @@ pub struct Judge {
 }
 
 impl JudgeArgs {
+    /// Whether the exit code is asked to follow grades.
+    pub fn grades_exit(&self) -> bool {
+        self.fail_on.is_some()
+    }
+
     /// Reads the baseline, proves the outputs, and tells the plan what to keep.
     ///
     /// # Errors

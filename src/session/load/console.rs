@@ -104,6 +104,8 @@ pub struct Console {
     run: u64,
     recorded: bool,
     recorder: Option<Arc<Recorder>>,
+    /// Whether somebody looks at runs before their end.
+    is_watched: bool,
     shown: Option<(Mono, Arc<LoadView>)>,
     /// When a change asked the run to end, before its own end.
     stop_at: Option<Mono>,
@@ -137,11 +139,22 @@ impl Console {
             run: 0,
             recorded,
             recorder: None,
+            is_watched: true,
             shown: None,
             stop_at: None,
             logs: VecDeque::new(),
         };
         (console, Panel { asks: sender })
+    }
+
+    /// Nobody looks at runs before their end: no tally by name is kept beside the engine's own, which costs CPU.
+    pub fn without_watchers(&mut self) {
+        self.is_watched = false;
+    }
+
+    /// How many users there are to be, and when the run under way ends by itself, ns after its start.
+    pub fn course(&self) -> (Option<u32>, Option<u64>) {
+        self.drive.as_ref().map_or((None, None), |d| (d.wanted_users(), d.length_ns()))
     }
 
     /// Answers what was asked and follows the run, for about `longest`.
@@ -200,7 +213,9 @@ impl Console {
         let mut drive = Drive::start(plan.clone(), recorder.clone()).inspect_err(|e| {
             self.log(&format!("could not start: {e:#}"));
         })?;
-        drive.follow();
+        if self.is_watched {
+            drive.follow();
+        }
         self.recorder = recorder;
         self.plan = plan;
         self.asked = asked(&self.plan);
@@ -212,18 +227,6 @@ impl Console {
         self.drive = Some(drive);
         self.log(&format!("run {} begins: {}", self.run, sentence(&self.asked)));
         Ok(self.asked.clone())
-    }
-
-    /// So many users more, or less, as [`Drive::add_users`]; how many that are.
-    ///
-    /// # Errors
-    /// `Usage` where nothing runs, and as [`Drive::add_users`].
-    pub fn add_users(&mut self, change: i32) -> Result<u32> {
-        let drive = self.drive.as_mut().ok_or_else(|| Error::usage("nothing runs"))?;
-        let users = drive.add_users(change)?;
-        self.shown = None;
-        self.log(&format!("{users} users"));
-        Ok(users)
     }
 
     /// Changes users and rate of the run under way; a run time counts from now.
@@ -253,6 +256,19 @@ impl Console {
         self.shown = None;
         self.log(&format!("changed: {users} users, by {rate} a second"));
         Ok(self.asked.clone())
+    }
+
+    /// So many users more, or less, as [`Drive::add_users`]; how many that are.
+    ///
+    /// # Errors
+    /// `Usage` where nothing runs, and as [`Drive::add_users`].
+    pub fn add_users(&mut self, change: i32) -> Result<u32> {
+        let drive = self.drive.as_mut().ok_or_else(|| Error::usage("nothing runs"))?;
+        let users = drive.add_users(change)?;
+        self.asked.users = Some(users);
+        self.shown = None;
+        self.log(&format!("{users} users"));
+        Ok(users)
     }
 
     /// Ends the run under way, if there is one: no more is begun.
@@ -330,7 +346,7 @@ impl Console {
         let was_reset = drive.was_reset();
         drive.describe(&mut view);
         let driven = drive.finish()?;
-        if !was_reset {
+        if !was_reset || self.plan.reset_stats {
             view.report = driven.report.clone();
         }
         view.rates.clear();
@@ -379,7 +395,7 @@ impl Console {
 }
 
 /// What a plan asks for, as a form shows it.
-fn asked(plan: &LoadPlan) -> Asked {
+pub(super) fn asked(plan: &LoadPlan) -> Asked {
     let own = plan.users.is_some() || plan.spawn_rate.is_some();
     let run = &plan.scenario.run;
     let arrivals = plan.arrivals.clone().or_else(|| run.arrivals.clone().filter(|_| !own));
@@ -417,35 +433,5 @@ fn sentence(asked: &Asked) -> String {
 
 /// The wall clock as `2026-11-24 04:30:00`, UTC.
 fn wall_text() -> String {
-    utc(SystemClock.anchor().wall_ns / 1_000_000_000)
-}
-
-/// Days to dates by the Gregorian calendar's 400-year cycle, which is counted from 1 March.
-pub(super) fn utc(seconds: i64) -> String {
-    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let shifted = days + 719_468;
-    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let (month, year) = if month < 10 { (month + 3, era * 400 + year) } else { (month - 9, era * 400 + year + 1) };
-    format!("{year:04}-{month:02}-{date:02} {:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        for (s, text) in [
-            (0, "1970-01-01 00:00:00"),
-            (951_782_399, "2000-02-28 23:59:59"),
-            (951_782_400, "2000-02-29 00:00:00"),
-            (1_795_494_600, "2026-11-24 04:30:00"),
-        ] {
-            assert_eq!(utc(s), text);
-        }
-    }
+    crate::units::utc(SystemClock.anchor().wall_ns / 1_000_000_000)
 }

@@ -116,6 +116,7 @@ mod tests {
             stop_timeout_ns,
             targets: default_targets(),
             judging: crate::session::load::Judging::default(),
+            reset_stats: false,
         }
     }
 

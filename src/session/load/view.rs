@@ -1,7 +1,11 @@
 //! Looking at a run before its end.
 
-use super::Drive;
+use std::sync::Arc;
+
+use super::console::asked;
 use super::follow::Follower;
+use super::shares::{choices, shares};
+use super::{Drive, Driven, LoadPlan};
 use crate::clock::{Clock, SystemClock};
 use crate::load::report::{Facts, report};
 use crate::record::load::{LoadReport, Second};
@@ -12,6 +16,23 @@ use crate::record::load_view::{LoadState, LoadView, Rates};
 pub(super) struct Glance {
     pub report: LoadReport,
     pub rates: Vec<Rates>,
+}
+
+/// What a run that is over looks like, for the HTML report of a run without a console.
+pub fn view_of(plan: &LoadPlan, driven: &Driven) -> LoadView {
+    LoadView {
+        state: LoadState::Stopped,
+        run: 1,
+        scenario: plan.scenario.file.clone(),
+        asked: asked(plan),
+        choices: choices(plan),
+        shares: shares(plan, driven.report.totals.peak_users),
+        report: driven.report.clone(),
+        seconds: Arc::new(driven.seconds.clone()),
+        start_wall_s: Some(driven.start_wall_s),
+        end_wall_s: Some(driven.start_wall_s + driven.report.totals.duration_s.round() as i64),
+        ..LoadView::default()
+    }
 }
 
 impl Drive {

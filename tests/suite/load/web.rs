@@ -228,6 +228,11 @@ fn a_load_is_started_watched_reset_and_stopped_as_with_locust() {
     assert_eq!(all["num_requests"], sent.len() as u64);
     let bad = sent.iter().filter(|r| r.target == "/bad").count() as u64;
     assert_eq!((&all["num_failures"], &left["errors"][0]["occurrences"]), (&bad.into(), &bad.into()));
+    let (_, head, report) = ui.send("GET", "/stats/report?download=1&theme=dark", "", b"");
+    assert!(head.contains("attachment; filename=\"perfkit_") && head.contains("sandbox"), "{head}");
+    for part in ["<!doctype html>", "data-theme=\"dark\"", "Request statistics", "status 500", "/five", "62.5 %"] {
+        assert!(report.contains(part), "{part} in the report");
+    }
     let csv = ui.get("/stats/requests/csv");
     assert!(csv.lines().last().unwrap().starts_with(&format!(",Aggregated,{},{bad},", sent.len())), "{csv}");
     let failures = ui.get("/stats/failures/csv");

@@ -98,7 +98,7 @@ window.perfkitCharts = (() => {
       spec.series.forEach((s, i) => {
         entries[i].text.textContent = `${s.name} ${number(point ? point[s.key] : null)}`;
       });
-      time.textContent = !point ? "" : group.cursor === null ? "now" : `at ${clock(point.at_s)}`;
+      time.textContent = !point ? "" : group.cursor === null ? "last" : `at ${clock(point.at_s)}`;
       const values = spec.series.map((s) => `${s.name} ${number(point ? point[s.key] : null)}`).join(", ");
       canvas.setAttribute("aria-label", `${spec.title}${spec.unit ? ", " + spec.unit : ""}: ${values}`);
     }

@@ -61,8 +61,8 @@
   const columns = [
     { title: "Type", key: "method" },
     { title: "Name", key: "name", className: "name-cell" },
-    { title: "# Requests", key: "num_requests", n: true, show: number },
-    { title: "# Fails", key: "num_failures", n: true, show: number, bad: (r) => r.num_failures > 0 },
+    { title: "#\u00a0Requests", key: "num_requests", n: true, show: number },
+    { title: "#\u00a0Fails", key: "num_failures", n: true, show: number, bad: (r) => r.num_failures > 0 },
     { title: "Median (ms)", key: "median_response_time", n: true, show: ms },
     { title: "95%ile (ms)", key: "response_time_percentile_0.95", n: true, show: ms },
     { title: "99%ile (ms)", key: "response_time_percentile_0.99", n: true, show: ms },
@@ -76,7 +76,7 @@
     { title: "Current Failures/s", key: "current_fail_per_sec", n: true, show: number, bad: (r) => r.current_fail_per_sec > 0 },
   ];
   const failureColumns = [
-    { title: "# Failures", key: "occurrences", n: true, show: number },
+    { title: "#\u00a0Failures", key: "occurrences", n: true, show: number },
     { title: "Method", key: "method" },
     { title: "Name", key: "name", className: "name-cell" },
     { title: "Message", key: "error", className: "text" },
@@ -85,7 +85,7 @@
     { title: "Last", key: "last_seen", show: wall },
   ];
   const exceptionColumns = [
-    { title: "# Occurrences", key: "count", n: true, show: number },
+    { title: "#\u00a0Occurrences", key: "count", n: true, show: number },
     { title: "Message", key: "msg", className: "text" },
     { title: "Traceback", key: "traceback", className: "text" },
     { title: "Nodes", key: "nodes" },
@@ -157,7 +157,7 @@
     statistics.tFoot.replaceChildren(...(rows.length ? [cells(total, columns)] : []));
     const parts = [];
     const spread = (name, s) => {
-      if (s && s.p50 !== null) parts.push(`${name}: median ${ms(s.p50)}, 95 % ${ms(s.p95)}, 99 % ${ms(s.p99)}, longest ${ms(s.max)} ms`);
+      if (s && s.p50 !== null) parts.push(`${name}: median ${ms(s.p50)}, 95 % ${ms(s.p95)}, 99 % ${ms(s.p99)}, longest ${ms(s.max)} ms.`);
     };
     parts.push("Response times run from when a request was due; service from when it was sent.");
     spread("Service time", view.service_ms);
