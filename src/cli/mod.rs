@@ -65,7 +65,8 @@ enum Command {
     Dump(Box<dump::DumpArgs>),
 
     /// Drives a service: scenarios of users or arrivals, honest percentiles, graded targets (in place of Locust)
-    #[command(after_long_help = load::EXAMPLES, override_usage = load::USAGE, version, infer_long_args = true)]
+    #[command(after_long_help = load::EXAMPLES, override_usage = load::USAGE, display_name = "perfkit",
+              version, infer_long_args = true)]
     Load(Box<load::LoadArgs>),
 
     /// Any view of a recording, in any format
@@ -91,8 +92,7 @@ fn with_settings(args: Vec<OsString>) -> Result<Vec<OsString>> {
     let mut words = args;
     let after = words.split_off(2);
     let text = |t: OsString| t.into_string().ok();
-    let environment: Vec<_> =
-        std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect();
+    let environment: Vec<_> = std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect();
     words.extend(load::complete(command, after, &environment)?);
     Ok(words)
 }

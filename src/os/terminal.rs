@@ -47,14 +47,23 @@ impl Keys {
                     unsafe { register(signal, restore) }?;
                 }
                 // SAFETY: as above; the default action follows, which is what would have happened without us.
-                unsafe { register(SIGQUIT, || { restore(); emulate_default_handler(SIGQUIT).ok(); }) }?;
+                unsafe {
+                    register(SIGQUIT, || {
+                        restore();
+                        emulate_default_handler(SIGQUIT).ok();
+                    })
+                }?;
                 // SAFETY: as above; after perfkit was continued the keys are asked for again.
-                unsafe { register(SIGTSTP, || {
-                    let was_on = ON.load(Ordering::SeqCst);
-                    restore();
-                    emulate_default_handler(SIGTSTP).ok();
-                    if was_on { single_keys(); }
-                }) }?;
+                unsafe {
+                    register(SIGTSTP, || {
+                        let was_on = ON.load(Ordering::SeqCst);
+                        restore();
+                        emulate_default_handler(SIGTSTP).ok();
+                        if was_on {
+                            single_keys();
+                        }
+                    })
+                }?;
             }
         }
         single_keys();

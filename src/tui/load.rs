@@ -80,7 +80,9 @@ fn first_line(view: &LoadView, frame: &LoadFrame) -> String {
     let time = frame.length_ns.map_or_else(|| format!("{elapsed} s"), |l| format!("{elapsed}/{} s", l / 1_000_000_000));
     let open = view.report.model == "open";
     let users = match frame.wanted_users {
-        Some(wanted) if wanted != view.users => format!("{} of {} users", grouped(view.users.into()), grouped(wanted.into())),
+        Some(wanted) if wanted != view.users => {
+            format!("{} of {} users", grouped(view.users.into()), grouped(wanted.into()))
+        }
         _ => format!("{} {}", grouped(view.users.into()), if open { "tasks" } else { "users" }),
     };
     let state = match view.state {
@@ -208,9 +210,18 @@ mod tests {
         };
         let lines = load_frame(&view, &frame);
         assert_eq!(lines[0], "load world · running · 12/60 s · 90 of 100 users");
-        assert!(lines[1].starts_with("0 req/s · p50 1.50 p95 22.0 p99 – ms") && lines[1].contains("1,234,567 requests"));
-        assert!(lines[2].contains("target 77 CPU 88 %, 64") && lines[2].ends_with("target 78 gone"), "{}", lines[2]);
-        assert!(lines.len() <= 16 && lines.iter().all(|l| l.chars().count() <= 100 && !l.contains('\x1b')), "{lines:#?}");
+        assert!(
+            lines[1].starts_with("0 req/s · p50 1.50 p95 22.0 p99 – ms") && lines[1].contains("1,234,567 requests")
+        );
+        assert!(
+            lines[2].contains("target 77 CPU 88 %, 67.1 MB") && lines[2].ends_with("target 78 gone"),
+            "{}",
+            lines[2]
+        );
+        assert!(
+            lines.len() <= 16 && lines.iter().all(|l| l.chars().count() <= 100 && !l.contains('\x1b')),
+            "{lines:#?}"
+        );
         assert!(lines[4].contains("/40") || lines[4].contains('…'), "{}", lines[4]);
         assert!(lines[lines.len() - 2].starts_with("… and 31 more"), "{lines:#?}");
         let narrow = load_frame(&view, &LoadFrame { width: 30, height: 3, ..frame });

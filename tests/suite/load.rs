@@ -3,8 +3,10 @@
 //! Servers listen on free ports of the loopback and say what they saw; nothing here waits by sleeping.
 
 mod beside;
+mod flags;
 mod scenarios;
 mod server;
+mod terminal;
 mod weather;
 mod web;
 

@@ -138,9 +138,9 @@ fn source(matches: &ArgMatches, id: &str) -> Option<ValueSource> {
 }
 
 fn find<'a>(command: &'a Command, option: &str) -> Option<&'a clap::Arg> {
-    command.get_arguments().find(|a| {
-        a.get_long() == Some(option) || a.get_all_aliases().is_some_and(|all| all.contains(&option))
-    })
+    command
+        .get_arguments()
+        .find(|a| a.get_long() == Some(option) || a.get_all_aliases().is_some_and(|all| all.contains(&option)))
 }
 
 fn is_switch(arg: &clap::Arg) -> bool {
@@ -197,7 +197,9 @@ fn read(path: &Path, command: &Command) -> Result<Settings> {
             let names = command.get_arguments().filter_map(clap::Arg::get_long);
             let near = names.min_by_key(|n| distance(n, &option)).filter(|n| distance(n, &option) <= 3);
             let error = Error::usage(format!("{place}: there is no option '{option}'"));
-            error.advise(near.map_or_else(|| "perfkit load --help lists them".to_owned(), |n| format!("did you mean '{n}'?")))
+            error.advise(
+                near.map_or_else(|| "perfkit load --help lists them".to_owned(), |n| format!("did you mean '{n}'?")),
+            )
         })?;
         if let Some(values) = values(arg, &value).map_err(|e| e.within(&place))? {
             all.insert(option, values);
@@ -222,7 +224,8 @@ fn of_lines(text: &str) -> std::result::Result<Pairs, String> {
         let value = value.trim_start_matches([' ', '\t']);
         let value = value.strip_prefix(['=', ':']).unwrap_or(value).trim();
         let value = value.split(" #").next().unwrap_or_default().trim();
-        let quoted = value.len() > 1 && ((value.starts_with('"') && value.ends_with('"')) || (value.starts_with('\'') && value.ends_with('\'')));
+        let quoted = value.len() > 1
+            && ((value.starts_with('"') && value.ends_with('"')) || (value.starts_with('\'') && value.ends_with('\'')));
         let value = if quoted { &value[1..value.len() - 1] } else { value };
         all.push((Some(i + 1), key.to_owned(), value.to_owned()));
     }
@@ -307,7 +310,18 @@ mod tests {
         let all = words(&["-u5"], &environment).unwrap();
         assert_eq!(
             all,
-            ["--exclude-tags=c", "--exclude-tags=d", "--headless", "--locustfile=x.py", "--run-time=1m", "--tags=a", "--tags=b", "-u5", "A", "B"]
+            [
+                "--exclude-tags=c",
+                "--exclude-tags=d",
+                "--headless",
+                "--locustfile=x.py",
+                "--run-time=1m",
+                "--tags=a",
+                "--tags=b",
+                "-u5",
+                "A",
+                "B"
+            ]
         );
         let all = words(&["world", "--autostart", "-t", "3", "-T", "x", "--users=4"], &environment).unwrap();
         assert_eq!(all[..2], ["--exclude-tags=c", "--exclude-tags=d"]);
@@ -327,7 +341,10 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path.to_str().unwrap().to_owned()
         };
-        let conf = file("a.conf", "# comment\n[section]\nusers = 3\nspawn-rate: 2\nheadless\nrun_time 10s\ntags = [x, y]\nhost = \"http://h\"\n");
+        let conf = file(
+            "a.conf",
+            "# comment\n[section]\nusers = 3\nspawn-rate: 2\nheadless\nrun_time 10s\ntags = [x, y]\nhost = \"http://h\"\n",
+        );
         let all = words(&["--config", &conf, "-r", "9"], &[("LOCUST_USERS", "4")]).unwrap();
         assert_eq!(all[..6], ["--headless", "--host=http://h", "--run-time=10s", "--tags=x", "--tags=y", "--users=4"]);
         let toml = file("p.toml", "[tool.locust]\nusers = 3\nheadless = true\ntags = [\"x\"]\nonly_summary = false\n");

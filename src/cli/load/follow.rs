@@ -164,10 +164,12 @@ pub(super) fn follow(
             }
             if wishes.web.is_some() {
                 let t = &driven.report.totals;
-                let told = format!("a run is over: {} requests in {:.1} s, {} failed", t.requests, t.duration_s, t.failures);
+                let told =
+                    format!("a run is over: {} requests in {:.1} s, {} failed", t.requests, t.duration_s, t.failures);
                 screen.note(&told);
             }
-            if let Some(history) = &mut wishes.history
+            // A run of less than a second has its one line all the same.
+            if let Some(history) = wishes.history.as_mut().filter(|h| h.at == 0)
                 && let Err(e) = history.write(driven.report.totals.duration_s.round() as u64, &console.view())
             {
                 written.failures.push(e);

@@ -172,7 +172,11 @@ impl LocustOnlyArgs {
             (self.worker, "--worker", one),
             (self.slave, "--slave", one),
             (self.expect_slaves.is_some(), "--expect-slaves", one),
-            (self.otel, "--otel", "observe the service itself: perfkit cpu --pid P --load '…', or keep the run by -o run.perfkit"),
+            (
+                self.otel,
+                "--otel",
+                "observe the service itself: perfkit cpu --pid P --load '…', or keep the run by -o run.perfkit",
+            ),
             (self.profile.is_some(), "--profile", "keep runs apart by their recordings: -o NAME.perfkit"),
             (
                 self.web_auth.is_some(),

@@ -12,10 +12,10 @@ mod view;
 mod watched;
 
 pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
-pub use shares::shares;
-pub use watched::{Used, Watched};
 pub use recorded::{Beside, LoadRecording, describe};
+pub use shares::shares;
 pub use view::view_of;
+pub use watched::{Used, Watched};
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
