@@ -115,7 +115,7 @@ fn table(
 ) -> Vec<String> {
     let mut rows: Vec<(&Endpoint, Rates)> =
         r.by_name.iter().enumerate().map(|(i, e)| (e, rates.get(i).copied().unwrap_or_default())).collect();
-    rows.sort_by(|a, b| b.0.requests.cmp(&a.0.requests));
+    rows.sort_by_key(|r| std::cmp::Reverse(r.0.requests));
     let shown = if rows.len() > room { room - 1 } else { rows.len() };
     let longest = rows.iter().take(shown).map(|(e, _)| e.method.chars().count() + e.name.chars().count() + 1);
     // Eight columns of numbers stand beside the name.

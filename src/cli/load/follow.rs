@@ -159,9 +159,7 @@ pub(super) fn follow(
             signals.stop().finish();
         }
         if let Turn::Ended(driven) = turn {
-            if let Some(live) = &mut wishes.live {
-                live.clear(screen);
-            }
+            screen.close_view();
             if wishes.web.is_some() {
                 let t = &driven.report.totals;
                 let told =
@@ -184,9 +182,7 @@ pub(super) fn follow(
         }
         if quit_at.is_some_and(|at| Instant::now() >= at) || signals.stop().is_finishing() {
             if !console.is_active() {
-                if let Some(live) = &mut wishes.live {
-                    live.clear(screen);
-                }
+                screen.close_view();
                 let view = console.view();
                 let history = wishes.history.filter(|h| h.file.is_some()).map(|h| h.path);
                 return Ok(left.map(|driven| Left { driven, recording, history, view }));
