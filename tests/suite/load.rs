@@ -8,6 +8,9 @@ mod scenarios;
 mod server;
 mod terminal;
 mod weather;
+mod weather_bodies;
+mod weather_limits;
+mod weather_wire;
 mod web;
 
 use std::fs;

@@ -62,7 +62,7 @@ impl<S: Script> Worker<'_, S> {
                         Some(a) => failure::of_io(&e, a),
                         None => failure::of("dns", "the host has no address"),
                     };
-                    return self.fail(seat, failed);
+                    return self.refuse(seat, failed);
                 }
             }
             self.tally.connections += 1;
@@ -213,16 +213,31 @@ impl<S: Script> Worker<'_, S> {
 
     /// There is no answer.
     fn fail(&mut self, seat: u32, failed: Failure) {
+        self.give_up(seat, failed);
+        self.go_on(seat);
+    }
+
+    /// The request did not even begin. The user rests for a moment: a script that tries again and again must not spin.
+    pub(super) fn refuse(&mut self, seat: u32, failed: Failure) {
+        let user = &mut self.users[seat as usize];
+        user.state = State::Busy;
+        (user.first, user.token) = (0, 0);
+        user.sent = now();
+        self.give_up(seat, failed);
+        self.rest(seat);
+    }
+
+    fn give_up(&mut self, seat: u32, failed: Failure) {
         let at = now();
         let user = &mut self.users[seat as usize];
         let (bytes, events) = user.conn.as_ref().map_or((0, 0), |c| (c.answers.bytes(), c.answers.events()));
         user.conn = None;
+        let why = failed.message.clone();
         self.count(seat, at, 0, bytes, events, Some(failed));
         let user = &mut self.users[seat as usize];
-        self.script.failed(&mut user.player);
+        self.script.failed(&mut user.player, &why);
         user.breathless = true;
         (user.due, user.ready) = (at, at);
-        self.go_on(seat);
     }
 
     /// The answer is there.
@@ -250,6 +265,8 @@ impl<S: Script> Worker<'_, S> {
                 }
                 Err(why) => problem = Some(failure::of("redirect", why)),
             }
+        } else if conn.answers.is_redirect() && user.draft.redirects > 0 {
+            problem = Some(too_many(user.draft.redirects, &conn));
         }
         let user = &mut self.users[seat as usize];
         let answers = &conn.answers;
@@ -319,6 +336,14 @@ impl<S: Script> Worker<'_, S> {
 /// The target in a request's first line.
 pub(super) fn target(request: &[u8]) -> &[u8] {
     request.split(|b| *b == b' ').nth(1).unwrap_or(b"/")
+}
+
+/// Followed as often as allowed, and still no answer.
+#[cold]
+fn too_many(limit: u8, conn: &Conn) -> Failure {
+    let to = header(conn.answers.head(), "location").unwrap_or_default();
+    let to: String = String::from_utf8_lossy(to).chars().take(100).collect();
+    failure::of("redirect", format!("more than {limit} redirects, the last one to {to}"))
 }
 
 /// The request that a redirect asks for: its host, bytes and the end of its head.
