@@ -138,6 +138,8 @@ fn every_option_of_locust_is_taken_or_says_what_to_use_instead() {
         (&["--profile", "x"], Refused("-o NAME.perfkit")),
         (&["--otel"], Refused("perfkit cpu")),
         (&["--locust-buckets"], Taken),
+        (&["--stages", "100 at 10/s for 1m, 500 for 2m"], Taken),
+        (&["--preset", "peak"], Taken),
         (&["A", "B"], Taken),
         (&["--userz", "3"], Refused("'--users'")),
         (&["--hedless"], Refused("'--headless'")),
@@ -286,4 +288,33 @@ fn statistics_begin_anew_when_all_users_are_there() {
     let (counted, all) = (ran.count("requests") as usize, server.requests().len());
     assert!(counted > 0 && counted < all * 4 / 5, "{counted} of {all}");
     assert_eq!(ran.count("peak_users"), 20);
+}
+
+#[test]
+fn a_locustfile_in_the_directory_is_the_one_that_is_meant() {
+    let server = server();
+    let dir = tempfile::tempdir().unwrap();
+    let text = "from locust import HttpUser, task, constant\n\n\nclass A(HttpUser):\n    weight = 3\n    wait_time = constant(0.01)\n\n    \
+                @task\n    def look(self):\n        self.client.get(\"/look\")\n\n\nclass B(HttpUser):\n    \
+                wait_time = constant(0.01)\n\n    @task\n    def one(self):\n        self.client.get(\"/b\")\n";
+    fs::write(dir.path().join("locustfile.py"), text).unwrap();
+    let out = go(dir.path(), &["--list"], &[]);
+    assert_eq!(out.stdout, "Available Users:\n    A\n    B\n", "{out:?}");
+    let ratio = |words: &[&str]| {
+        let out = go(dir.path(), &[&["--show-task-ratio-json"], words].concat(), &[]);
+        let all: Value = serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
+        all["per_class"]["A"]["ratio"].as_f64().unwrap()
+    };
+    assert!((ratio(&[]) - 0.75).abs() < 1e-9 && (ratio(&["--equal-weights"]) - 0.5).abs() < 1e-9);
+    let names = |words: &[&str]| {
+        let host = server.url();
+        let out = go(dir.path(), &[&["-H", &host, "-t", "1", "-u", "8", "-r", "100", "--json"], words].concat(), &[]);
+        let report: Value = serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
+        let names = report["by_name"].as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["B"]), ["/b"]);
+    assert_eq!(names(&["--config-users", r#"{"user_class_name": "A", "weight": 0}"#]), ["/b"]);
+    let out = go(dir.path(), &["-l", "--config-users", r#"{"user_class_name": "A", "host": "x"}"#], &[]);
+    assert!(out.code == Some(2) && out.stderr.contains("-H changes the host"), "{out:?}");
 }
