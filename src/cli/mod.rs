@@ -65,7 +65,8 @@ enum Command {
     Dump(Box<dump::DumpArgs>),
 
     /// Drives a service: scenarios of users or arrivals, honest percentiles, graded targets (in place of Locust)
-    #[command(after_long_help = load::EXAMPLES, override_usage = load::USAGE, version, infer_long_args = true)]
+    #[command(after_long_help = load::EXAMPLES, override_usage = load::USAGE, display_name = "perfkit",
+              version, infer_long_args = true)]
     Load(Box<load::LoadArgs>),
 
     /// Any view of a recording, in any format

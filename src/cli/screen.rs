@@ -80,7 +80,6 @@ impl Screen {
             self.bar.reset();
         }
         self.bar.set_message(lines.join("\n"));
-        self.bar.tick();
     }
 
     /// Takes away what was drawn.

@@ -170,6 +170,6 @@ mod tests {
         let late: Vec<u64> = stripes().flat_map(|s| run(s, [5 * S + 500_000_000 * s.index, 9 * S]).0).collect();
         assert_eq!(late.into_iter().collect::<std::collections::BTreeSet<_>>(), whole);
         assert_eq!((down.goal_at(6 * S), down.slope_at(6 * S)), (200.0, Some(-150.0)));
-        assert_eq!(Level::default().turned(S, 3.0, 1.0, ENDLESS).at(3 * S), 2.0);
+        assert_eq!(Level::default().turned(S, 3.0, 1.0, ENDLESS).at(3 * S).to_bits(), 2.0_f64.to_bits());
     }
 }

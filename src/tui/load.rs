@@ -115,7 +115,7 @@ fn table(
 ) -> Vec<String> {
     let mut rows: Vec<(&Endpoint, Rates)> =
         r.by_name.iter().enumerate().map(|(i, e)| (e, rates.get(i).copied().unwrap_or_default())).collect();
-    rows.sort_by(|a, b| b.0.requests.cmp(&a.0.requests));
+    rows.sort_by_key(|r| std::cmp::Reverse(r.0.requests));
     let shown = if rows.len() > room { room - 1 } else { rows.len() };
     let longest = rows.iter().take(shown).map(|(e, _)| e.method.chars().count() + e.name.chars().count() + 1);
     // Eight columns of numbers stand beside the name.
@@ -213,7 +213,11 @@ mod tests {
         assert!(
             lines[1].starts_with("0 req/s · p50 1.50 p95 22.0 p99 – ms") && lines[1].contains("1,234,567 requests")
         );
-        assert!(lines[2].contains("target 77 CPU 88 %, 64") && lines[2].ends_with("target 78 gone"), "{}", lines[2]);
+        assert!(
+            lines[2].contains("target 77 CPU 88 %, 67.1 MB") && lines[2].ends_with("target 78 gone"),
+            "{}",
+            lines[2]
+        );
         assert!(
             lines.len() <= 16 && lines.iter().all(|l| l.chars().count() <= 100 && !l.contains('\x1b')),
             "{lines:#?}"

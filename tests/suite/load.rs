@@ -3,9 +3,11 @@
 //! Servers listen on free ports of the loopback and say what they saw; nothing here waits by sleeping.
 
 mod beside;
+mod flags;
 mod judge;
 mod scenarios;
 mod server;
+mod terminal;
 mod weather;
 mod weather_bodies;
 mod weather_limits;

@@ -187,7 +187,7 @@ fn read(path: &Path, command: &Command) -> Result<Settings> {
         return Err(cannot("it is larger than 1 MB".to_owned()));
     }
     let text = std::fs::read_to_string(path).map_err(|e| cannot(e.to_string()))?;
-    let pairs = if path.extension().is_some_and(|e| e == "toml") { of_toml(&text) } else { of_lines(&text) };
+    let pairs = if path.extension().is_some_and(|e| e == "toml") { of_toml(&text) } else { Ok(of_lines(&text)) };
     let pairs = pairs.map_err(cannot)?;
     let mut all = Settings::new();
     for (line, key, value) in pairs {
@@ -211,7 +211,7 @@ fn read(path: &Path, command: &Command) -> Result<Settings> {
 type Pairs = Vec<(Option<usize>, String, String)>;
 
 /// `key = value`, `key: value`, `key value`, or a switch alone; `#`, `;` and `[section]` lines say nothing.
-fn of_lines(text: &str) -> std::result::Result<Pairs, String> {
+fn of_lines(text: &str) -> Pairs {
     let mut all = Pairs::new();
     for (i, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -229,7 +229,7 @@ fn of_lines(text: &str) -> std::result::Result<Pairs, String> {
         let value = if quoted { &value[1..value.len() - 1] } else { value };
         all.push((Some(i + 1), key.to_owned(), value.to_owned()));
     }
-    Ok(all)
+    all
 }
 
 /// The table `[tool.locust]`; a file without one says nothing.
@@ -275,7 +275,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use clap::{Args, CommandFactory, Parser};
+    use clap::{CommandFactory, Parser};
 
     use super::*;
     use crate::cli::load::LoadArgs;

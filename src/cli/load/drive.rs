@@ -10,11 +10,13 @@ use crate::cli::shared::{TIME, told};
 use crate::error::{Error, Result};
 use crate::load::locust::Locustfile;
 use crate::load::program::Choice;
-use crate::load::scenario::{READY, Scenario, Target, default_targets, from_text, ready};
+use crate::load::scenario::{READY, Scenario, Stage, Target, default_targets, from_text, ready};
 use crate::session::load::{Judging, LoadPlan, LocustRun};
 use crate::units::Nanos;
 
 const LOAD: &str = "Load";
+/// What is run where nothing else is named.
+const DEFAULT: &str = "locustfile.py";
 
 /// What is driven and how: the flags that `--load` of other commands takes, too.
 #[derive(Debug, Clone, Args)]
@@ -55,6 +57,11 @@ pub struct DriveArgs {
     #[arg(long, value_enum, hide_possible_values = true, help_heading = LOAD)]
     preset: Option<Preset>,
 
+    /// One level after the other, in place of -u and -r: '100 at 10/s for 1m, 500 at 50/s for 2m'
+    #[arg(long, value_name = "STAGES", value_parser = stages, conflicts_with_all = ["users", "spawn_rate", "arrivals", "preset"],
+          help_heading = LOAD)]
+    stages: Option<Stages>,
+
     /// Only tasks with one of these tags
     #[arg(short = 'T', long, value_name = "TAG", num_args = 1.., value_delimiter = ',', help_heading = LOAD)]
     tags: Vec<String>,
@@ -91,6 +98,10 @@ pub struct DriveArgs {
     #[arg(long, help_heading = LOAD)]
     insecure: bool,
 }
+
+/// Stages of the command line.
+#[derive(Debug, Clone, PartialEq)]
+struct Stages(Vec<Stage>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Preset {
@@ -227,6 +238,10 @@ impl DriveArgs {
             return Err(Error::usage("--arrivals is a rate of tasks; --spawn-rate and --preset are for users")
                 .advise("leave one of them out"));
         }
+        if let Some(Stages(stages)) = &self.stages {
+            scenario.stages.clone_from(stages);
+            (scenario.run.users, scenario.run.spawn_rate, scenario.run.arrivals) = (None, None, None);
+        }
         let preset = self.preset.map(Preset::values);
         let own = !(self.targets.is_empty() && scenario.targets.is_empty());
         let targets = match (&self.targets[..], &scenario.targets[..]) {
@@ -269,6 +284,10 @@ impl DriveArgs {
         let (path, rest) = match (&self.file, self.words.split_first()) {
             (Some(file), _) if is_python(file) => (file.clone(), self.words.clone()),
             (None, Some((first, rest))) if is_python(Path::new(first)) => (PathBuf::from(first), rest.to_vec()),
+            // Locust's own default: ./locustfile.py, where no scenario is named; words are classes then.
+            (None, first) if Path::new(DEFAULT).is_file() && first.is_none_or(|(f, _)| is_class(f)) => {
+                (PathBuf::from(DEFAULT), self.words.clone())
+            }
             _ => return Ok(None),
         };
         Ok(Some((Locustfile::load(&path)?, rest)))
@@ -303,14 +322,59 @@ impl DriveArgs {
     }
 }
 
+/// Whether a word can only be a class of users: no file, no URL, no ready scenario.
+fn is_class(word: &str) -> bool {
+    !word.contains(['.', '/', ':']) && ready(word).is_none() && !Path::new(word).exists()
+}
+
+/// Reads stages: `100 for 1m, 500 at 50/s for 2m, 0 at 100/s for 10s`; without a rate users come (or go) at once.
+fn stages(text: &str) -> std::result::Result<Stages, String> {
+    let wrong = |part: &str| format!("'{part}' is no stage: write '100 at 10/s for 1m, 500 at 50/s for 2m'");
+    let one = |part: &str| {
+        let part = part.trim();
+        let (head, time) = part.split_once(" for ").ok_or_else(|| wrong(part))?;
+        let (users, speed) = head.split_once(" at ").map_or((head, None), |(u, r)| (u, Some(r)));
+        let users: u32 = users.trim().parse().map_err(|_| wrong(part))?;
+        let spawn_rate = speed.map_or(Ok(1e7), |r| rate(r.trim()))?;
+        let time: Nanos = time.trim().parse().map_err(|_| wrong(part))?;
+        if time.0 == 0 || users > 10_000_000 {
+            return Err(wrong(part));
+        }
+        Ok(Stage { users, spawn_rate, duration_ns: time.0 })
+    };
+    text.split(',').map(one).collect::<std::result::Result<Vec<_>, String>>().map(Stages)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::course::Course;
 
     #[test]
     fn words_are_split_as_a_shell_does() {
         assert_eq!(split(r#" a  'b c' "d \" e" f\ g '' "#).unwrap(), ["a", "b c", "d \" e", "f g", ""]);
         assert!(split("'a").is_err() && split("a\\").is_err());
+    }
+
+    #[test]
+    fn stages_and_presets_make_the_course() {
+        let beside = |t: &str| BesideArgs { load: Some(format!("world {t}")) }.plan().map(Option::unwrap);
+        let Course::Closed(level) = beside("--stages '10 at 5/s for 4s, 2 for 1s'").unwrap().course().unwrap() else {
+            panic!("users")
+        };
+        let at = |s: f64| level.at((s * 1e9) as u64).round() as u32;
+        assert_eq!((at(1.0), at(3.0), at(4.5), level.end()), (5, 10, 2, 5_000_000_000));
+        for bad in ["x", "10", "10 for 0s", "10 at 0/s for 1s", "10 for 1s,", "-1 for 1s"] {
+            assert!(beside(&format!("--stages '{bad}'")).is_err(), "{bad}");
+        }
+        assert!(beside("--stages '1 for 1s' -u 3").is_err());
+        for (name, users, rate, minutes) in
+            [("normal", 100, 10.0, 10), ("peak", 500, 50.0, 5), ("stress", 1000, 100.0, 3), ("spike", 1000, 500.0, 2)]
+        {
+            let plan = beside(&format!("--preset {name}")).unwrap();
+            let asked = (plan.users, plan.spawn_rate, plan.run_time_ns);
+            assert_eq!(asked, (Some(users), Some(rate), Some(minutes * 60_000_000_000)), "{name}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::cli::screen::Screen;
 use crate::cli::signals::Signals;
 use crate::error::{Error, Result};
 use crate::record::load_view::LoadView;
-use crate::render::{history_head, history_rows, summary_text};
+use crate::render::{as_locust_rounds, history_head, history_rows, summary_text};
 use crate::session::Remark;
 use crate::session::load::{Console, Driven, LoadRecording, Start, Turn};
 use crate::web::Web;
@@ -39,6 +39,8 @@ pub(super) struct History {
     path: PathBuf,
     file: Option<File>,
     full: bool,
+    /// Whether times are rounded as Locust does.
+    rounded: bool,
     /// The second that was written last.
     at: u64,
 }
@@ -48,11 +50,11 @@ impl History {
     ///
     /// # Errors
     /// `Usage` when it cannot be written.
-    pub(super) fn open(path: PathBuf, full: bool) -> Result<Self> {
+    pub(super) fn open(path: PathBuf, full: bool, rounded: bool) -> Result<Self> {
         let cannot = |e| Error::usage(format!("cannot write {}", path.display())).caused_by(e);
         let mut file = File::create(&path).map_err(cannot)?;
         file.write_all(history_head().as_bytes()).map_err(cannot)?;
-        Ok(Self { file: Some(file), path, full, at: 0 })
+        Ok(Self { file: Some(file), path, full, rounded, at: 0 })
     }
 
     /// Begins the file anew, for a new run.
@@ -69,7 +71,14 @@ impl History {
         let Some(file) = &mut self.file else { return Ok(()) };
         self.at = second;
         let wall = view.start_wall_s.unwrap_or(0) + second as i64;
-        file.write_all(history_rows(view, wall, self.full).as_bytes()).map_err(|e| {
+        let rows = if self.rounded {
+            let mut view = view.clone();
+            as_locust_rounds(&mut view.report);
+            history_rows(&view, wall, self.full)
+        } else {
+            history_rows(view, wall, self.full)
+        };
+        file.write_all(rows.as_bytes()).map_err(|e| {
             self.file = None;
             Error::io(format!("{} ends here", self.path.display()), e)
         })
@@ -159,16 +168,15 @@ pub(super) fn follow(
             signals.stop().finish();
         }
         if let Turn::Ended(driven) = turn {
-            if let Some(live) = &mut wishes.live {
-                live.clear(screen);
-            }
+            screen.close_view();
             if wishes.web.is_some() {
                 let t = &driven.report.totals;
                 let told =
                     format!("a run is over: {} requests in {:.1} s, {} failed", t.requests, t.duration_s, t.failures);
                 screen.note(&told);
             }
-            if let Some(history) = &mut wishes.history
+            // A run of less than a second has its one line all the same.
+            if let Some(history) = wishes.history.as_mut().filter(|h| h.at == 0)
                 && let Err(e) = history.write(driven.report.totals.duration_s.round() as u64, &console.view())
             {
                 written.failures.push(e);
@@ -183,9 +191,7 @@ pub(super) fn follow(
         }
         if quit_at.is_some_and(|at| Instant::now() >= at) || signals.stop().is_finishing() {
             if !console.is_active() {
-                if let Some(live) = &mut wishes.live {
-                    live.clear(screen);
-                }
+                screen.close_view();
                 let view = console.view();
                 let history = wishes.history.filter(|h| h.file.is_some()).map(|h| h.path);
                 return Ok(left.map(|driven| Left { driven, recording, history, view }));

@@ -79,9 +79,4 @@ impl Live {
         }
         false
     }
-
-    /// Takes it away.
-    pub(super) fn clear(&mut self, screen: &Screen) {
-        screen.close_view();
-    }
 }

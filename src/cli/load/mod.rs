@@ -41,7 +41,7 @@ use crate::render::{
     task_ratio_text, tasks_json,
 };
 use crate::session::Remark;
-use crate::session::load::{Console, LoadPlan, Watched, shares};
+use crate::session::load::{Console, LoadPlan, Watched, choices, shares};
 
 /// Examples under `perfkit load --help`.
 pub const EXAMPLES: &str = "\
@@ -57,6 +57,8 @@ Examples:
   Ended when more than 5 % fail, compared with an earlier run, told to a CI job:
       perfkit load world.toml -u 100 -t 5m --headless --stop-on 'errors>5% for 10s' \
           --baseline before.perfkit -o after.perfkit -o junit.xml --github
+  One level of users after the other:
+      perfkit load world.toml --stages '100 at 10/s for 1m, 500 at 50/s for 2m'
   One URL, 50 connections, no pause:
       perfkit load http://127.0.0.1:8000/world -u 50 -r 1000 -t 10s --headless
 
@@ -150,7 +152,7 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
     args.locust_only.check()?;
     let mut screen = args.screen()?;
     let (mut plan, own_targets) = args.drive.plan()?;
-    args.scenario.change(&mut plan.scenario)?;
+    args.scenario.change(&mut plan)?;
     plan.reset_stats = args.stats.reset_stats;
     if let Some(text) = instead(&args.scenario, &plan)? {
         return put(&text).map(|()| Exit::Done);
@@ -174,7 +176,7 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
     let color = wants_color(args.talk.color, &io::stderr());
     let history = args.stats.csv.as_ref().map(|prefix| {
         let path = PathBuf::from(format!("{prefix}_stats_history.csv"));
-        History::open(path, args.stats.csv_full_history)
+        History::open(path, args.stats.csv_full_history, args.stats.locust_buckets)
     });
     let prints = args.stats.print_stats && !args.stats.only_summary;
     if web.is_none() && !is_shown && !prints && history.is_none() && args.stats.html.is_none() {
@@ -205,7 +207,7 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
 /// What is shown instead of a run, if that is asked for.
 fn instead(args: &ScenarioArgs, plan: &LoadPlan) -> Result<Option<String>> {
     if args.list {
-        let names = plan.scenario.users.iter().map(|u| format!("    {}\n", u.name));
+        let names = choices(plan).into_iter().map(|c| format!("    {}\n", c.name));
         return Ok(Some(format!("Available Users:\n{}", names.collect::<String>())));
     }
     let shares = || shares(plan, plan.users.unwrap_or(0));
@@ -310,7 +312,8 @@ fn finish(
     if let Some(code) = args.stats.exit_code_on_error
         && !(fails && args.judge.grades_exit())
     {
-        return Ok(if report.totals.failures > 0 { Exit::Program(code) } else { Exit::Done });
+        let failed = report.totals.failures > 0 || !view.exceptions.is_empty();
+        return Ok(if failed { Exit::Program(code) } else { Exit::Done });
     }
     Ok(match (fails, complete && !is_partial(report)) {
         (true, _) => Exit::No,

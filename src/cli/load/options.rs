@@ -6,11 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum, ValueHint};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::cli::shared::{OUTPUT, TALK};
 use crate::error::{Error, Result};
+use crate::load::locust::UserClass;
 use crate::load::scenario::Scenario;
+use crate::session::load::LoadPlan;
 
 const INSTEAD: &str = "Instead of a run";
 const LOAD: &str = "Load";
@@ -200,11 +202,51 @@ impl ScenarioArgs {
     ///
     /// # Errors
     /// `Usage` for JSON that cannot be read, and for classes and keys that do not exist.
-    pub(super) fn change(&self, scenario: &mut Scenario) -> Result<()> {
+    pub(super) fn change(&self, plan: &mut LoadPlan) -> Result<()> {
+        let mut all = Vec::new();
         for text in &self.config_users {
-            for setting in settings(text)? {
-                change_class(scenario, &setting)?;
+            all.extend(settings(text)?);
+        }
+        let Some(run) = &mut plan.locustfile else { return self.change_scenario(&mut plan.scenario, &all) };
+        let mut classes = run.classes.to_vec();
+        for setting in &all {
+            let names = classes.iter().map(|c| c.name.clone()).collect();
+            let (name, map) = class_of(setting, names)?;
+            let Some(class) = classes.iter_mut().find(|c| c.name == name) else { continue };
+            for (key, value) in map {
+                match key.as_str() {
+                    "user_class_name" => {}
+                    "weight" => class.weight = f64::from(count(name, value)?),
+                    "fixed_count" => class.fixed_count = Some(count(name, value)?).filter(|n| *n > 0),
+                    other => {
+                        return Err(Error::usage(format!(
+                            "--config-users: '{other}' of {name} cannot be changed here"
+                        ))
+                        .advise(
+                            "weight and fixed_count of a locustfile's class can; for all classes -H changes the host",
+                        ));
+                    }
+                }
             }
+        }
+        if self.equal_weights {
+            let differs = |c: &UserClass| c.tasks.windows(2).any(|w| w[0].2 != w[1].2);
+            if let Some(class) = classes.iter().find(|c| differs(c)) {
+                return Err(Error::usage(format!(
+                    "--equal-weights: tasks of {} have weights in the locustfile",
+                    class.name
+                ))
+                .advise("take the numbers from its @task(…); weights of classes can be changed: --config-users"));
+            }
+            classes.iter_mut().for_each(|c| c.weight = 1.0);
+        }
+        run.classes = classes.into();
+        Ok(())
+    }
+
+    fn change_scenario(&self, scenario: &mut Scenario, all: &[Value]) -> Result<()> {
+        for setting in all {
+            change_class(scenario, setting)?;
         }
         if self.equal_weights {
             for user in &mut scenario.users {
@@ -234,18 +276,28 @@ fn settings(text: &str) -> Result<Vec<Value>> {
     })
 }
 
-fn change_class(scenario: &mut Scenario, setting: &Value) -> Result<()> {
+/// The class that a setting is about, one of `names`, and what it says.
+fn class_of(setting: &Value, names: Vec<String>) -> Result<(&str, &Map<String, Value>)> {
     let wrong = |what: String| Error::usage(format!("--config-users: {what}"));
     let map = setting.as_object().ok_or_else(|| wrong(format!("{setting} is no object")))?;
     let name = map.get("user_class_name").and_then(Value::as_str);
     let name = name.ok_or_else(|| wrong(format!("{setting} has no user_class_name")))?;
-    let names: Vec<String> = scenario.users.iter().map(|u| u.name.clone()).collect();
-    let user = scenario.users.iter_mut().find(|u| u.name == name);
-    let user = user.ok_or_else(|| wrong(format!("there is no class '{name}'")).advise(names.join(", ")))?;
-    let number = |v: &Value| {
-        let n = v.as_u64().and_then(|n| u32::try_from(n).ok());
-        n.ok_or_else(|| wrong(format!("{name}: {v} is no count")))
-    };
+    if !names.iter().any(|n| n == name) {
+        return Err(wrong(format!("there is no class '{name}'")).advise(names.join(", ")));
+    }
+    Ok((name, map))
+}
+
+fn count(name: &str, value: &Value) -> Result<u32> {
+    let n = value.as_u64().and_then(|n| u32::try_from(n).ok());
+    n.ok_or_else(|| Error::usage(format!("--config-users: {name}: {value} is no count")))
+}
+
+fn change_class(scenario: &mut Scenario, setting: &Value) -> Result<()> {
+    let wrong = |what: String| Error::usage(format!("--config-users: {what}"));
+    let (name, map) = class_of(setting, scenario.users.iter().map(|u| u.name.clone()).collect())?;
+    let number = |v: &Value| count(name, v);
+    let Some(user) = scenario.users.iter_mut().find(|u| u.name == name) else { return Ok(()) };
     for (key, value) in map {
         match key.as_str() {
             "user_class_name" => {}
@@ -311,12 +363,12 @@ mod tests {
         let mut scenario = world();
         let changes = r#"[{"user_class_name": "NPCInteractionTest", "weight": 7, "host": "http://h", "tasks": ["get_npc_state"]},
                           {"user_class_name": "ChatCommandTest", "fixed_count": 2}]"#;
-        args(&[changes], false).change(&mut scenario).unwrap();
+        args(&[], false).change_scenario(&mut scenario, &settings(changes).unwrap()).unwrap();
         let npc = scenario.users.iter().find(|u| u.name == "NPCInteractionTest").unwrap();
         assert_eq!((npc.weight, npc.host.as_deref(), npc.tasks.len()), (7, Some("http://h"), 1));
         let chat = scenario.users.iter().find(|u| u.name == "ChatCommandTest").unwrap();
         assert_eq!(chat.fixed_count, Some(2));
-        args(&[], true).change(&mut scenario).unwrap();
+        args(&[], true).change_scenario(&mut scenario, &[]).unwrap();
         assert!(scenario.users.iter().all(|u| u.weight == 1 && u.tasks.iter().all(|t| t.weight == 1)));
         for (bad, told) in [
             ("{", "no JSON"),
@@ -328,7 +380,8 @@ mod tests {
             (r#"{"user_class_name": "ChatCommandTest", "weight": -3}"#, "-3 is no count"),
             (r#"{"user_class_name": "ChatCommandTest", "tasks": ["y"]}"#, "no task 'y'"),
         ] {
-            let e = args(&[bad], false).change(&mut world()).unwrap_err();
+            let done = settings(bad).and_then(|all| args(&[], false).change_scenario(&mut world(), &all));
+            let e = done.unwrap_err();
             assert!(e.to_string().contains(told), "{bad}: {e}");
         }
     }

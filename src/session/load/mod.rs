@@ -15,7 +15,7 @@ mod watched;
 pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
 use players::Players;
 pub use recorded::{Beside, LoadRecording, describe};
-pub use shares::shares;
+pub use shares::{choices, shares};
 pub use view::view_of;
 pub use watched::{Used, Watched};
 

@@ -28,10 +28,18 @@ impl Players {
     /// # Errors
     /// `Usage` for what the scenario or the locustfile gets wrong.
     pub(super) fn of(plan: &LoadPlan, names: &Names) -> Result<Self> {
-        let Some(LocustRun { file, .. }) = &plan.locustfile else {
+        let Some(LocustRun { file, classes }) = &plan.locustfile else {
             return Ok(Self::Scenario(Arc::new(compile(&plan.scenario, &plan.choice, names)?)));
         };
-        let cast = Cast::of(file, &plan.choice, plan.scenario.seed, Some(plan.scenario.timeout_ns))?;
+        let mut cast = Cast::of(file, &plan.choice, plan.scenario.seed, Some(plan.scenario.timeout_ns))?;
+        // The command line and the web UI may have changed them.
+        let has_fractions = classes.iter().any(|c| c.weight.fract() != 0.0);
+        for class in &mut cast.classes {
+            if let Some(asked) = classes.iter().find(|c| c.name == class.name) {
+                class.weight = (asked.weight * if has_fractions { 1000.0 } else { 1.0 }).clamp(0.0, 1e6) as u32;
+                class.fixed_count = asked.fixed_count;
+            }
+        }
         Ok(Self::Locustfile(Arc::clone(file), Arc::new(cast)))
     }
 
