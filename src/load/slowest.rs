@@ -58,6 +58,12 @@ impl Slowest {
         Self { room, ..Self::default() }
     }
 
+    /// One that keeps as many, and has none yet.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self::new(self.room)
+    }
+
     /// Takes a request that ended.
     #[inline]
     pub fn offer(&mut self, o: &Outcome, failure: Option<&Failure>) {

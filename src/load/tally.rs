@@ -298,6 +298,7 @@ impl Tally {
             arrivals_asked: old.arrivals_asked,
             peak_users: old.peak_users,
             connections: old.connections,
+            slowest: old.slowest.emptied(),
             ..Self::default()
         };
     }

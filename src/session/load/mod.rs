@@ -6,21 +6,24 @@
 mod console;
 mod control;
 mod follow;
+mod judged;
 mod players;
 mod recorded;
+mod servers;
 mod shares;
 mod view;
 mod watched;
 
 pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
+pub use judged::Judging;
 use players::Players;
 pub use recorded::{Beside, LoadRecording, describe};
+use servers::{raise_fd_limit, servers};
 pub use shares::{choices, shares};
 pub use view::view_of;
 pub use watched::{Used, Watched};
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -29,34 +32,29 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use nix::unistd::{SysconfVar, sysconf};
-use rustls::pki_types::ServerName;
 
 use crate::clock::{Clock, Mono, SystemClock, thread_cpu_ns};
 use crate::collect::selfcost::leave_out;
 use crate::error::{Error, Kind, Result};
 use crate::load::course::{Course, ENDLESS, Level};
-use crate::load::engine::{Board, Order, Server, tls_config};
-use crate::load::http::Url;
+use crate::load::engine::{Board, Order};
 use crate::load::journal::Journal;
 use crate::load::locust::{Locustfile, UserClass};
 use crate::load::program::Choice;
 use crate::load::report::{Facts, report};
 use crate::load::scenario::{Scenario, Stage, Target};
 use crate::load::script::{Names, Stripe};
-use crate::load::slowest::{KEPT, SlowRow};
-use crate::load::stop_on::{StopOn, Watch};
-use crate::load::tally::{Failure, Tally, Window};
-use crate::os::limits::raise_open_files_to;
+use crate::load::slowest::KEPT;
+use crate::load::stop_on::Watch;
+use crate::load::tally::{Tally, Window};
 use crate::record::load::{LoadReport, Second};
 use crate::record::load_view::ExceptionRow;
-use crate::record::requests::{RequestError, RequestWindow, SlowRequest, encode, kept};
-use crate::record::slices::{Cell, Slices};
+use crate::record::requests::{RequestError, RequestWindow, SlowRequest, encode};
+use crate::record::slices::Slices;
 use crate::record::{Event, Mark, Reading, Recorder};
 
 /// How long the threads have to get ready before the run begins.
 const LEAD_NS: u64 = 5_000_000;
-/// File descriptors that are not users' connections.
-const SPARE_FDS: u64 = 64;
 /// What requests under way may take after the end, where nothing is said: closed and open model, ns.
 const PATIENCE: (u64, u64) = (5_000_000_000, 30_000_000_000);
 /// The most tasks at the same time in the open model, where nothing is said.
@@ -111,17 +109,6 @@ pub struct LoadPlan {
     pub judging: Judging,
     /// Count anew when the ramp is over.
     pub reset_stats: bool,
-}
-
-/// What a run is judged by beside its targets.
-#[derive(Debug, Clone, Default)]
-pub struct Judging {
-    /// Rules that end the run before its time, in place of the scenario's.
-    pub stop_on: Vec<StopOn>,
-    /// Whether the slowest requests are kept whole, though there is no recording.
-    pub slowest: bool,
-    /// Whether the run is kept in slices, to be compared.
-    pub slices: bool,
 }
 
 impl LoadPlan {
@@ -424,28 +411,6 @@ impl Drive {
         }
     }
 
-    /// Looks whether the run is to end before its time, and keeps what it is compared by.
-    fn judge(&mut self, window: &Window) {
-        if self.stopped.is_none()
-            && window.end < self.end
-            && let Some(why) = self.watch.take(window, self.start)
-        {
-            mark(self.recorder.as_deref(), window.end, &format!("load: ended early: {why}"));
-            self.stopped = Some(why);
-            self.stop();
-        }
-        if let Some(slices) = &mut self.slices {
-            for row in &window.rows {
-                let mut cell =
-                    Cell { requests: row.latencies_us.len() as u64, failures: row.failures, ..Cell::default() };
-                for us in &row.latencies_us {
-                    *cell.latencies.entry(kept(*us)).or_default() += 1;
-                }
-                slices.add(window.end.saturating_sub(self.start), row.name, cell);
-            }
-        }
-    }
-
     /// Puts a window into the recording, if there is one.
     fn record(&mut self, window: &Window) {
         let Some(recorder) = &self.recorder else { return };
@@ -534,19 +499,7 @@ impl Drive {
             }
         }
         let names = self.names.list();
-        let slowest = std::mem::take(&mut tally.slowest);
-        let total = tally.names.iter().map(|s| s.requests).sum();
-        let slowest: Vec<SlowRequest> = slowest.finish(total).into_iter().map(slow_request).collect();
-        if let Some(recorder) = &self.recorder {
-            for row in &slowest {
-                recorder.slow_request(row.clone());
-            }
-        }
-        let mut slices = self.slices.take();
-        if let Some(slices) = &mut slices {
-            slices.names.clone_from(&names);
-            slices.end_at(ended.saturating_sub(self.start));
-        }
+        let (slowest, slices) = self.kept(&mut tally, &names, ended);
         let facts = Facts {
             names,
             crowded: self.names.is_crowded(),
@@ -586,19 +539,6 @@ impl Drop for Drive {
     }
 }
 
-fn slow_request((row, failure): (SlowRow, Option<Failure>)) -> SlowRequest {
-    SlowRequest {
-        endpoint: row.name.0,
-        due: Mono(row.due),
-        sent: Mono(row.sent),
-        first: (row.first > 0).then_some(Mono(row.first)),
-        end: Mono(row.end),
-        status: (row.status > 0).then_some(row.status),
-        bytes: row.bytes,
-        failure: failure.map(|f| (f.kind.to_owned(), f.message)),
-    }
-}
-
 fn mark(recorder: Option<&Recorder>, at: u64, text: &str) {
     if let Some(recorder) = recorder {
         recorder.put(Event::Mark(Mark { at: Mono(at), kind: "phase", text: text.to_owned() }));
@@ -607,65 +547,4 @@ fn mark(recorder: Option<&Recorder>, at: u64, text: &str) {
 
 fn times() -> Histogram<u64> {
     Histogram::new(3).unwrap_or_else(|_| Histogram::new_from(&crate::load::tally::Times::default().histogram))
-}
-
-fn servers(players: &Players, plan: &LoadPlan) -> Result<Vec<Server>> {
-    let choice = &plan.scenario.tls;
-    let (hosts, needed) = players.hosts();
-    let any = hosts.iter().any(|h| h.tls);
-    let config = any.then(|| tls_config(choice.ca.as_deref(), choice.insecure)).transpose()?;
-    hosts
-        .iter()
-        .enumerate()
-        .map(|(number, url)| {
-            let tls = match (&config, url.tls) {
-                (Some(config), true) => {
-                    let name = ServerName::try_from(url.host.clone()).map_err(|_| {
-                        Error::usage(format!("'{}' is no name that a certificate could have", url.host))
-                    })?;
-                    Some((Arc::clone(config), name))
-                }
-                _ => None,
-            };
-            let addresses = match resolve(url) {
-                // Only mentioned: who asks it for something will be told.
-                Err(_) if number >= needed => Vec::new(),
-                found => found?,
-            };
-            Ok(Server { addresses, tls })
-        })
-        .collect()
-}
-
-/// The addresses of a host. Where there are several, those that nobody listens at are left out, unless that is all.
-fn resolve(url: &Url) -> Result<Vec<SocketAddr>> {
-    let found = (url.host.as_str(), url.port).to_socket_addrs();
-    let all: Vec<SocketAddr> = match found {
-        Ok(found) => found.collect(),
-        Err(e) => {
-            return Err(Error::new(Kind::Gone, format!("the host '{}' cannot be found", url.host))
-                .caused_by(e)
-                .advise("look at the name in -H or in the scenario; nothing was sent"));
-        }
-    };
-    if all.len() < 2 {
-        return Ok(all);
-    }
-    let listens = |a: &&SocketAddr| TcpStream::connect_timeout(a, Duration::from_secs(1)).is_ok();
-    let open: Vec<SocketAddr> = all.iter().filter(listens).copied().collect();
-    Ok(if open.is_empty() { all } else { open })
-}
-
-/// Makes room for so many connections.
-fn raise_fd_limit(connections: u64, open: bool) -> Result<()> {
-    // The open model opens as many as it needs, which may be far fewer than its cap.
-    let needed = if open { 0 } else { connections.saturating_add(SPARE_FDS) };
-    match raise_open_files_to(needed) {
-        Some(limits) if needed > limits.soft => Err(Error::usage(format!(
-            "{connections} users need as many open files, and only {} are allowed",
-            limits.soft
-        ))
-        .advise(format!("run `ulimit -n {needed}` first, or use fewer users"))),
-        _ => Ok(()),
-    }
 }

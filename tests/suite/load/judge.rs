@@ -14,6 +14,9 @@ use super::server::{Reply, Server, ok, status};
 use super::{Ran, load, scenario};
 use crate::rig::{RUN_LIMIT, perfkit, run, run_command};
 
+/// Due, sent, first byte and end, status, kind, message and name of a slow request.
+type Row = ([i64; 4], i64, Option<String>, Option<String>, String);
+
 /// Answers after so many µs; they can be changed while it runs.
 fn paced(micros: Arc<AtomicU64>) -> Server {
     Server::start(move |_| {
@@ -33,7 +36,7 @@ fn a_rule_ends_the_run_orderly_and_says_why() {
     let server = Server::start(move |_| {
         let n = seen.fetch_add(1, Ordering::SeqCst);
         // Half of the answers fail from the hundredth on.
-        Reply::Keep(if n > 100 && n % 2 == 0 { status("500 No", "", "") } else { ok("", "") })
+        Reply::Keep(if n > 100 && n.is_multiple_of(2) { status("500 No", "", "") } else { ok("", "") })
     });
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run.perfkit");
@@ -245,7 +248,6 @@ fn the_slowest_requests_are_kept_whole() {
     assert_eq!((ran.count("requests"), slow.lock().unwrap().len()), (1000, 10), "{}", ran.stderr);
     let db = Connection::open(&run_file).unwrap();
     let mut query = db.prepare("select due_ns, sent_ns, first_ns, end_ns, status, kind, message, name from slow_request join endpoint on endpoint.id = endpoint order by due_ns").unwrap();
-    type Row = ([i64; 4], i64, Option<String>, Option<String>, String);
     let rows: Vec<Row> = query
         .query_map([], |r| {
             Ok(([r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?], r.get(4)?, r.get(5)?, r.get(6)?, r.get(7)?))
@@ -329,7 +331,9 @@ fn a_recording_shows_what_the_run_said() {
         let (a, b) = (cut["latency_ms"][p].as_f64().unwrap(), ran.report["latency_ms"][p].as_f64().unwrap());
         assert!((a / b - 1.0).abs() < 0.002, "{p}: {a} {b}");
     };
-    ["p50", "p95", "p99"].map(near);
+    for p in ["p50", "p95", "p99"] {
+        near(p);
+    }
     let table = run(["report", &recording]).expect(0).stdout;
     assert!(table.starts_with("! the recording was cut off"), "{table}");
     let csv = dir.path().join("x.csv");

@@ -110,7 +110,7 @@ fn without_ports_the_rest_is_named() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
     let port = raw(|stream, _| while request(&stream) {});
-    fs::write("/proc/thread-self/root/proc/sys/net/ipv4/ip_local_port_range", "40000 40019").unwrap();
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40019").unwrap();
     let url = format!("http://127.0.0.1:{port}/x");
     let ran = report_of(command(&[&url, "-u", "30", "-r", "1000", "-t", "300ms", "--timeout", "5s", "-s", "0", NEVER]));
     let (kind, message) = ran.error();
@@ -140,14 +140,14 @@ fn ctrl_c_in_the_ramp_and_in_steady_state_writes_everything() {
     let server = Server::start(|_| Reply::Keep(ok("", "")));
     let dir = tempfile::tempdir().unwrap();
     let url = format!("{}/x", server.url());
-    for (name, users, phases) in [
-        ("steady", "2", &["load: ramp", "load: steady", "load: stop"][..]),
-        ("ramp", "1000", &["load: ramp", "load: stop"]),
+    for (name, users, rate, phases) in [
+        ("steady", "2", "1000", &["load: ramp", "load: steady", "load: stop"][..]),
+        ("ramp", "1000", "10", &["load: ramp", "load: stop"]),
     ] {
         server.seen.lock().unwrap().clear();
         let (run, csv) = (dir.path().join(format!("{name}.perfkit")), dir.path().join(name));
         let (run_name, csv_name) = (run.to_str().unwrap(), csv.to_str().unwrap());
-        let words = [&url, "-u", users, "-r", "10", "--target", "p95 < 60s", "-o", run_name, "--csv", csv_name];
+        let words = [&url, "-u", users, "-r", rate, "--target", "p95 < 60s", "-o", run_name, "--csv", csv_name];
         let (code, report) = interrupted(&words, &server.seen, 3000);
         let requests = report["totals"]["requests"].as_u64().unwrap();
         assert!(matches!(code, 0 | 4), "{code} {report}");
