@@ -4,6 +4,7 @@
 
 mod beside;
 mod flags;
+mod judge;
 mod scenarios;
 mod server;
 mod terminal;
