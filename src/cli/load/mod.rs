@@ -54,11 +54,11 @@ Examples:
       perfkit load world.toml NPCInteractionTest -u 500 -r 50 -t 5m --headless --csv run
   500 arrivals a second whatever the answers take, as one JSON document:
       perfkit load world.toml --arrivals 500/s -t 1m --json
+  One level of users after the other:
+      perfkit load world.toml --stages '100 at 10/s for 1m, 500 at 50/s for 2m'
   Ended when more than 5 % fail, compared with an earlier run, told to a CI job:
       perfkit load world.toml -u 100 -t 5m --headless --stop-on 'errors>5% for 10s' \
           --baseline before.perfkit -o after.perfkit -o junit.xml --github
-  One level of users after the other:
-      perfkit load world.toml --stages '100 at 10/s for 1m, 500 at 50/s for 2m'
   One URL, 50 connections, no pause:
       perfkit load http://127.0.0.1:8000/world -u 50 -r 1000 -t 10s --headless
 
@@ -263,6 +263,13 @@ fn finish(
     let Left { mut driven, recording, history, view } = left;
     let mut view = LoadView::clone(&view);
     judge.compare(&mut driven);
+    // The recording keeps what was measured, whatever is shown.
+    if let (Some(recording), Some(path)) = (recording, &judge.recording) {
+        match recording.close(&driven) {
+            Ok(()) => written.files.push((path.clone(), std::fs::metadata(path).ok().map(|m| m.len()))),
+            Err(e) => written.failures.push(e),
+        }
+    }
     if args.stats.locust_buckets {
         as_locust_rounds(&mut driven.report);
         driven.seconds.iter_mut().for_each(round_second);
@@ -270,12 +277,6 @@ fn finish(
     }
     let report = &driven.report;
     print(report, args)?;
-    if let (Some(recording), Some(path)) = (recording, &judge.recording) {
-        match recording.close(&driven) {
-            Ok(()) => written.files.push((path.clone(), std::fs::metadata(path).ok().map(|m| m.len()))),
-            Err(e) => written.failures.push(e),
-        }
-    }
     let mut put = |path: &PathBuf, place: &mut Place, text: &str| match place.put(text.as_bytes()) {
         Ok(size) => written.files.push((path.clone(), size)),
         Err(e) => written.failures.push(e),

@@ -25,7 +25,7 @@ pub struct StatsArgs {
     #[arg(long, value_name = "PREFIX", help_heading = OUTPUT)]
     pub(super) csv: Option<String>,
 
-    /// A line for each endpoint in the history file, too [default: one for all together]
+    /// A line for each endpoint in the history file, too; percentiles are those since the start [default: one for all together]
     #[arg(long, requires = "csv", help_heading = OUTPUT)]
     pub(super) csv_full_history: bool,
 
@@ -238,7 +238,9 @@ impl ScenarioArgs {
                 ))
                 .advise("take the numbers from its @task(…); weights of classes can be changed: --config-users"));
             }
-            classes.iter_mut().for_each(|c| c.weight = 1.0);
+            for class in &mut classes {
+                class.weight = 1.0;
+            }
         }
         run.classes = classes.into();
         Ok(())

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::record::load::{Endpoint, LoadReport, Second};
 use crate::record::load_view::{ExceptionRow, LoadView, Rates};
+use crate::units::utc;
 
 const STATS: &str = "Type,Name,Request Count,Failure Count,Median Response Time,Average Response Time,Min Response Time,\
                      Max Response Time,Average Content Size,Requests/s,Failures/s,50%,66%,75%,80%,90%,95%,98%,99%,99.9%,99.99%,100%\n";
@@ -113,7 +114,7 @@ pub fn history_csv(seconds: &[Second], start_wall_s: i64, r: &LoadReport) -> Str
 pub fn failures_csv(r: &LoadReport, start_wall_s: i64) -> String {
     let mut out = "Method,Name,Error,Occurrences,First Seen,Last Seen\n".to_owned();
     for e in &r.errors {
-        let at = |ms: u64| start_wall_s as f64 + ms as f64 / 1e3;
+        let at = |ms: u64| format!("{}Z", utc(start_wall_s + (ms / 1000) as i64).replacen(' ', "T", 1));
         let (method, name, error) = (cell(&e.method), cell(&e.name), cell(&e.error));
         let _ = writeln!(out, "{method},{name},{error},{},{},{}", e.count, at(e.first_ms), at(e.last_ms));
     }

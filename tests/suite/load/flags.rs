@@ -227,6 +227,8 @@ fn files_have_locusts_names_and_heads_and_codes_are_locusts() {
     let failures = read("out/deep/run_failures.csv");
     let head = "Method,Name,Error,Occurrences,First Seen,Last Seen\nGET,/broken,";
     assert!(failures.starts_with(head), "{failures}");
+    let seen = failures.trim_end().rsplit(',').next().unwrap();
+    assert!(seen.len() == 20 && &seen[10..11] == "T" && seen.ends_with('Z'), "Locust's way to write a time: {seen}");
     assert_eq!(read("out/deep/run_exceptions.csv"), "Count,Message,Traceback,Nodes\n");
     let page = read("html/r_4_100_2.html");
     assert!(page.contains("/broken") && page.contains("Request statistics") && !page.contains("src=\"http"), "{page}");

@@ -147,7 +147,7 @@ fn the_terminal_is_put_back_whatever_ends_the_run() {
             .unwrap()
                 > 0
             {
-                terminal.master.read(&mut buffer).unwrap();
+                assert!(terminal.master.read(&mut buffer).unwrap() > 0);
             }
         }
         assert!(terminal.is_cooked(), "after {signal:?}");
