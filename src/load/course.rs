@@ -254,7 +254,11 @@ impl Mix {
         let mut weights: Vec<i64> = classes.iter().map(|c| i64::from(c.weight)).collect();
         for (i, class) in classes.iter().enumerate() {
             match class.fixed_count {
-                Some(n) if with_fixed => fixed.extend(std::iter::repeat_n(i as u16, (n as usize).min(10_000_000))),
+                Some(n) if with_fixed => {
+                    // No run has more users; a hostile file may ask for any number in each of its classes.
+                    let room = 10_000_000_usize.saturating_sub(fixed.len());
+                    fixed.extend(std::iter::repeat_n(i as u16, (n as usize).min(room)));
+                }
                 Some(n) => weights[i] = i64::from(n),
                 None => {}
             }

@@ -3,6 +3,7 @@
 //! In: text. Out: a [`Node`], or an error with file, line and column. Invariant: hostile files cost bounded time, depth
 //! and memory: at most [`DEPTH`] levels, no YAML aliases (they are how a small file becomes a big one).
 
+use rustc_hash::FxHashSet;
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use toml::de::{DeTable, DeValue};
 
@@ -154,7 +155,14 @@ pub fn parse_yaml(source: Source<'_>, text: &str) -> Result<Node> {
                     return Err(source.error(at, "nested too deeply"));
                 }
                 let is_map = matches!(event, Event::MappingStart(..));
-                open.push(Open { at, is_map, key: None, list: Vec::new(), entries: Vec::new() });
+                open.push(Open {
+                    at,
+                    is_map,
+                    key: None,
+                    list: Vec::new(),
+                    entries: Vec::new(),
+                    names: FxHashSet::default(),
+                });
                 continue;
             }
             Event::SequenceEnd | Event::MappingEnd => {
@@ -180,6 +188,8 @@ struct Open {
     key: Option<Key>,
     list: Vec<Node>,
     entries: Vec<(Key, Node)>,
+    /// Of the keys, so that a million of them are no million times a million comparisons.
+    names: FxHashSet<String>,
 }
 
 impl Open {
@@ -196,7 +206,7 @@ impl Open {
                 Value::Float(f) => f.to_string(),
                 other => return Err(source.error(node.at, format_args!("{} cannot be a key", other.kind()))),
             };
-            if self.entries.iter().any(|(k, _)| k.name == name) {
+            if !self.names.insert(name.clone()) {
                 return Err(source.error(node.at, format_args!("the key '{name}' stands here twice")));
             }
             self.key = Some(Key { at: node.at, name });

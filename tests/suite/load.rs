@@ -6,6 +6,9 @@ mod beside;
 mod scenarios;
 mod server;
 mod weather;
+mod weather_bodies;
+mod weather_limits;
+mod weather_wire;
 mod web;
 
 use std::fs;

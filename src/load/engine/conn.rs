@@ -9,6 +9,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, conne
 use rustls::ClientConnection;
 
 use super::Server;
+use super::tls::tls_words;
 use crate::load::http::Answers;
 
 /// What became of writing.
@@ -160,7 +161,7 @@ impl Conn {
             if let Err(e) = tls.process_new_packets() {
                 // The alert that says why is worth trying to send.
                 drop(tls.write_tls(&mut self.stream));
-                return Got::Tls(e.to_string());
+                return Got::Tls(tls_words(&e));
             }
         }
     }

@@ -250,6 +250,8 @@ impl<S: Script> Worker<'_, S> {
                 }
                 Err(why) => problem = Some(failure::of("redirect", why)),
             }
+        } else if conn.answers.is_redirect() && user.draft.redirects > 0 {
+            problem = Some(too_many(user.draft.redirects, &conn));
         }
         let user = &mut self.users[seat as usize];
         let answers = &conn.answers;
@@ -319,6 +321,14 @@ impl<S: Script> Worker<'_, S> {
 /// The target in a request's first line.
 pub(super) fn target(request: &[u8]) -> &[u8] {
     request.split(|b| *b == b' ').nth(1).unwrap_or(b"/")
+}
+
+/// Followed as often as allowed, and still no answer.
+#[cold]
+fn too_many(limit: u8, conn: &Conn) -> Failure {
+    let to = header(conn.answers.head(), "location").unwrap_or_default();
+    let to: String = String::from_utf8_lossy(to).chars().take(100).collect();
+    failure::of("redirect", format!("more than {limit} redirects, the last one to {to}"))
 }
 
 /// The request that a redirect asks for: its host, bytes and the end of its head.

@@ -44,6 +44,29 @@ pub fn config(ca: Option<&Path>, insecure: bool) -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
+/// Why TLS is broken, in the words that users see; those of the library where they say it as well.
+pub fn tls_words(error: &rustls::Error) -> String {
+    use rustls::CertificateError as C;
+    use rustls::Error as E;
+    match error {
+        E::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => "the server does not speak TLS".to_owned(),
+        E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
+            format!("the certificate is for another name ({error})")
+        }
+        E::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {
+            format!("the certificate has expired ({error})")
+        }
+        E::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. }) => {
+            format!("the certificate is not valid yet ({error})")
+        }
+        E::InvalidCertificate(C::UnknownIssuer) => {
+            "the certificate is of an authority that is not trusted (--ca FILE trusts one, --insecure any)".to_owned()
+        }
+        E::AlertReceived(alert) => format!("the server refused the handshake ({alert:?})"),
+        other => other.to_string(),
+    }
+}
+
 /// Trusts every certificate (`--insecure`), but still wants the server to own the key it shows.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);

@@ -1,5 +1,6 @@
 //! Feeders: rows of data that templates pick from.
 
+use std::io::Read;
 use std::path::Path;
 
 use super::reader::{Table, items, text, wrong};
@@ -8,6 +9,8 @@ use crate::load::tree::{Key, Node, Source, Value};
 
 /// The largest data file, bytes.
 const SIZE: u64 = 256 << 20;
+/// Columns of data; each is looked for in each row.
+const COLUMNS: usize = 1000;
 
 /// Rows with named columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,13 +58,7 @@ pub fn read(source: Source<'_>, key: &Key, node: &Node, base: &Path) -> Result<F
         t.finish()?;
         let open = |at, file: &str| {
             let path = base.join(file);
-            let long = std::fs::metadata(&path).is_ok_and(|m| m.len() > SIZE);
-            let content = if long {
-                Err("it is larger than 256 MB".to_owned())
-            } else {
-                std::fs::read_to_string(&path).map_err(|e| e.to_string())
-            };
-            content.map_err(|e| source.error(at, format_args!("cannot read {}: {e}", path.display())))
+            read_whole(&path, SIZE).map_err(|e| source.error(at, format_args!("cannot read {}: {e}", path.display())))
         };
         match (csv, json, values) {
             (Some((at, file)), None, None) => {
@@ -82,6 +79,17 @@ pub fn read(source: Source<'_>, key: &Key, node: &Node, base: &Path) -> Result<F
     Ok(Feeder { name, mode, columns, rows })
 }
 
+/// The text of a file of at most `limit` bytes; devices and pipes that never end are told from files by nothing else.
+pub(super) fn read_whole(path: &Path, limit: u64) -> std::result::Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    let mut text = String::new();
+    let read = file.take(limit + 1).read_to_string(&mut text);
+    if text.len() as u64 > limit {
+        return Err(format!("it is larger than {} MB", limit >> 20));
+    }
+    read.map(|_| text).map_err(|e| e.to_string())
+}
+
 type Rows = (Vec<String>, Vec<Vec<String>>);
 
 fn from_list(source: Source<'_>, node: &Node) -> Result<Rows> {
@@ -98,6 +106,9 @@ fn from_list(source: Source<'_>, node: &Node) -> Result<Rows> {
         return Ok((vec!["value".to_owned()], rows));
     };
     let columns: Vec<String> = first.iter().map(|(k, _)| k.name.clone()).collect();
+    if columns.len() > COLUMNS {
+        return Err(source.error(node.at, format_args!("a row of data has at most {COLUMNS} columns")));
+    }
     let mut rows = Vec::with_capacity(list.len());
     for n in list {
         let Value::Table(entries) = &n.value else {

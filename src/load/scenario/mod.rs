@@ -18,7 +18,7 @@ pub use template::{Arg, Call, FUNCTIONS, Part, Template};
 
 use std::path::Path;
 
-use super::tree::{Node, Place};
+use super::tree::{self, Node, Place};
 use crate::error::{Error, Result};
 
 /// A scenario as written.
@@ -239,7 +239,7 @@ impl Scenario {
     /// `Usage` for a file that cannot be read or says something that cannot be.
     pub fn load(path: &Path) -> Result<Self> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path)
+        let text = feed::read_whole(path, tree::SIZE as u64)
             .map_err(|e| Error::usage(format!("cannot read the scenario {file}")).caused_by(e))?;
         from_text(&file, &text, path.parent().unwrap_or(Path::new(".")))
     }

@@ -14,6 +14,9 @@ use crate::load::jsonpath::JsonPath;
 use crate::load::tree::{Node, Source, Value, parse_toml, parse_yaml};
 
 const METHODS: [&str; 7] = ["get", "post", "put", "patch", "delete", "head", "options"];
+/// Classes of users in a scenario, and tasks or steps in a row: far more than anybody writes by hand.
+const CLASSES: usize = 5_000;
+const IN_A_ROW: usize = 50_000;
 const DEFAULT_TIMEOUT_NS: u64 = 60_000_000_000;
 
 /// Reads the text of a scenario; `base` is where its data files are.
@@ -50,6 +53,9 @@ pub fn from_text(file: &str, content: &str, base: &Path) -> Result<Scenario> {
         s.targets = targets::read(source, node)?;
     }
     for node in t.list("user") {
+        if s.users.len() == CLASSES {
+            return Err(source.error(node.at, format_args!("a scenario has at most {CLASSES} classes of users")));
+        }
         s.users.push(user(source, node)?);
     }
     let at = t.at;
@@ -138,6 +144,11 @@ fn user(source: Source<'_>, node: &Node) -> Result<UserClass> {
         at: node.at,
     };
     t.finish()?;
+    for (what, n) in [("tasks", class.tasks.len()), ("steps", class.on_start.len().max(class.on_stop.len()))] {
+        if n > IN_A_ROW {
+            return Err(source.error(node.at, format_args!("the user '{name}' has more than {IN_A_ROW} {what}")));
+        }
+    }
     if class.tasks.is_empty() {
         return Err(source.error(node.at, format_args!("the user '{name}' has no task")).advise("add a [[user.task]]"));
     }
@@ -195,6 +206,9 @@ fn task(source: Source<'_>, node: &Node) -> Result<Task> {
         steps: t.list("steps").into_iter().map(|n| step(source, n)).collect::<Result<_>>()?,
     };
     t.finish()?;
+    if task.steps.len() > IN_A_ROW {
+        return Err(source.error(node.at, format_args!("the task '{name}' has more than {IN_A_ROW} steps")));
+    }
     if task.steps.is_empty() {
         return Err(source.error(node.at, format_args!("the task '{name}' has no steps")));
     }

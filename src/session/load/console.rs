@@ -17,6 +17,7 @@ use super::{Drive, Driven, Live, LoadPlan};
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::error::{Error, Kind, Result};
 use crate::record::Recorder;
+use crate::record::load::Second;
 use crate::record::load_view::{Asked, LoadState, LoadView};
 
 /// Lines of the log that are kept.
@@ -105,6 +106,8 @@ pub struct Console {
     recorded: bool,
     recorder: Option<Arc<Recorder>>,
     shown: Option<(Mono, Arc<LoadView>)>,
+    /// Seconds of the run under way that were looked at.
+    seconds: Arc<Vec<Second>>,
     /// When a change asked the run to end, before its own end.
     stop_at: Option<Mono>,
     logs: VecDeque<String>,
@@ -138,6 +141,7 @@ impl Console {
             recorded,
             recorder: None,
             shown: None,
+            seconds: Arc::default(),
             stop_at: None,
             logs: VecDeque::new(),
         };
@@ -201,7 +205,7 @@ impl Console {
         self.plan = plan;
         self.asked = asked(&self.plan);
         self.run += 1;
-        (self.shown, self.stop_at) = (None, None);
+        (self.shown, self.stop_at, self.seconds) = (None, None, Arc::default());
         self.last = LoadView::default();
         let wall_ns = SystemClock.anchor().wall_ns;
         self.last.start_wall_s = Some(wall_ns / 1_000_000_000);
@@ -281,6 +285,7 @@ impl Console {
             self.logs.pop_front();
         }
         self.logs.push_back(format!("{} {text}", wall_text()));
+        self.shown = None;
     }
 
     fn answer(&mut self, ask: Ask) {
@@ -356,14 +361,17 @@ impl Console {
         let now = SystemClock.now();
         if let Some((at, view)) = &self.shown
             && (self.drive.is_none() || now.since(*at) < FRESH_NS)
-            && view.logs.len() == self.logs.len()
         {
             return Arc::clone(view);
         }
         let mut view = self.last.clone();
         if let Some(drive) = &self.drive {
             drive.describe(&mut view);
-            view.seconds = Arc::new(drive.seconds().to_vec());
+            // Only what is new is copied, unless somebody still reads the last one.
+            self.shown = None;
+            let fresh = drive.seconds().get(self.seconds.len()..).unwrap_or_default();
+            Arc::make_mut(&mut self.seconds).extend_from_slice(fresh);
+            view.seconds = Arc::clone(&self.seconds);
             view.end_wall_s = Some(SystemClock.anchor().wall_ns / 1_000_000_000);
         }
         view.run = self.run;

@@ -62,6 +62,26 @@ impl Server {
     }
 }
 
+/// A server whose connections are the test's own: each on a thread, with its number from 0. Its port.
+pub fn raw(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for (connection, stream) in listener.incoming().enumerate() {
+            let (Ok(stream), serve) = (stream, Arc::clone(&serve)) else { return };
+            thread::spawn(move || serve(stream, connection));
+        }
+    });
+    port
+}
+
+/// Reads a request from the stream, whole; whether there was one.
+pub fn request(stream: &TcpStream) -> bool {
+    // A buffer of its own each time: nothing is sent before the answer came.
+    matches!(read(&mut BufReader::new(stream), 0), Ok(Some(_)))
+}
+
 fn serve(
     mut stream: &TcpStream,
     answer: &(impl Fn(&Request) -> Reply + ?Sized),

@@ -372,7 +372,7 @@
         lost("perfkit does not answer; what is shown is the last that it said.");
       } finally {
         asking = null;
-        timer = setTimeout(poll, document.hidden ? 5000 : 1000);
+        timer = setTimeout(poll, view.more ? 0 : document.hidden ? 5000 : 1000);
       }
     })();
     return asking;
