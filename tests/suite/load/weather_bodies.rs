@@ -329,7 +329,7 @@ fn hostile_scenarios_end_at_once_in_little_memory() {
         std::fs::write(&path, &text).unwrap();
         let mut command = Command::new("prlimit");
         command.args(["--as=2147483648", "--nofile=1024:1024", "--cpu=20", "--"]).arg(perfkit());
-        command.args(["load", "-q", "-t", "200ms", "-s", "0", "--fail-on", "never", "-f"]).arg(&path);
+        command.args(["load", "--headless", "-q", "-t", "200ms", "-s", "0", "--fail-on", "never", "-f"]).arg(&path);
         let out = run_command(command, std::time::Duration::from_secs(30));
         let head: String = text.chars().take(120).collect();
         // 4 where the machine is too busy to keep the schedule.
