@@ -106,6 +106,8 @@ pub struct Draft {
     pub timeout_ns: u64,
     /// How many redirects are followed.
     pub redirects: u8,
+    /// With [`Action::Refuse`]: why it cannot be sent.
+    pub refusal: String,
 }
 
 impl Default for Draft {
@@ -118,6 +120,7 @@ impl Default for Draft {
             wanted: Wanted::default(),
             timeout_ns: 60_000_000_000,
             redirects: 0,
+            refusal: String::new(),
         }
     }
 }
@@ -127,6 +130,8 @@ impl Default for Draft {
 pub enum Action {
     /// Send the draft.
     Send,
+    /// The draft cannot be sent, as its `refusal` says: count it as a failure.
+    Refuse,
     /// Do nothing for so many ns, within the task.
     Pause(u64),
     /// The phase is over; in the closed model the next task begins after the wait.
@@ -151,7 +156,7 @@ pub enum Phase {
 pub struct Answer<'a> {
     /// The status code.
     pub status: u16,
-    /// The head as it came, where it was wanted.
+    /// The head as it came, where it was wanted, with the status line.
     pub head: &'a [u8],
     /// The body, as far as it was wanted.
     pub body: &'a [u8],
@@ -159,6 +164,14 @@ pub struct Answer<'a> {
     pub cut: bool,
     /// From when the request was due until now, ns.
     pub latency_ns: u64,
+}
+
+impl Answer<'_> {
+    /// The reason phrase, empty where the head was not wanted.
+    pub fn reason(&self) -> std::borrow::Cow<'_, str> {
+        let line = self.head.split(|b| *b == b'\r' || *b == b'\n').next().unwrap_or_default();
+        String::from_utf8_lossy(line.splitn(3, |b| *b == b' ').nth(2).unwrap_or_default())
+    }
 }
 
 /// A class of users, as far as the engine needs to know.
@@ -175,9 +188,11 @@ pub struct Class {
 }
 
 /// What all users do.
-pub trait Script: Send + Sync {
+///
+/// A script belongs to one thread; what threads share of it is its own affair.
+pub trait Script {
     /// A user's own state; small, there are many.
-    type User: Send;
+    type User;
 
     /// The classes of users.
     fn classes(&self) -> &[Class];
@@ -196,6 +211,6 @@ pub trait Script: Send + Sync {
     /// # Errors
     /// What the answer should have been.
     fn judge(&self, user: &mut Self::User, answer: &Answer<'_>) -> Result<(), String>;
-    /// There was no answer.
-    fn failed(&self, user: &mut Self::User);
+    /// There was no answer, for this reason; it is counted as a failure already.
+    fn failed(&self, user: &mut Self::User, why: &str);
 }

@@ -8,9 +8,10 @@ use clap::{Args, Parser, ValueEnum, ValueHint};
 
 use crate::cli::shared::{TIME, told};
 use crate::error::{Error, Result};
+use crate::load::locust::Locustfile;
 use crate::load::program::Choice;
 use crate::load::scenario::{READY, Scenario, Target, default_targets, from_text, ready};
-use crate::session::load::LoadPlan;
+use crate::session::load::{LoadPlan, LocustRun};
 use crate::units::Nanos;
 
 const LOAD: &str = "Load";
@@ -196,7 +197,13 @@ impl DriveArgs {
     /// # Errors
     /// `Usage` for a scenario that cannot be read, and for flags that do not go together.
     pub fn plan(&self) -> Result<(LoadPlan, bool)> {
-        let (mut scenario, classes) = self.scenario()?;
+        let (locustfile, (mut scenario, classes)) = match self.locustfile()? {
+            Some((file, classes)) => {
+                let scenario = Scenario::beside_locustfile(file.name());
+                (Some(file), (scenario, classes))
+            }
+            None => (None, self.scenario()?),
+        };
         if let Some(timeout) = self.timeout {
             scenario.timeout_ns = timeout.0.max(1);
         }
@@ -224,8 +231,10 @@ impl DriveArgs {
             tags: self.tags.clone(),
             exclude_tags: self.exclude_tags.clone(),
         };
+        let locustfile = locustfile.map(|file| LocustRun::new(file, &choice)).transpose()?;
         let plan = LoadPlan {
             scenario,
+            locustfile,
             choice,
             users: self.users.or(preset.map(|p| p.0)),
             spawn_rate: self.spawn_rate.or(preset.map(|p| p.1)),
@@ -243,6 +252,17 @@ impl DriveArgs {
         Ok((plan, own))
     }
 
+    /// The locustfile, and the words after it; nothing where it is a scenario that was named.
+    fn locustfile(&self) -> Result<Option<(Locustfile, Vec<String>)>> {
+        let is_python = |p: &Path| p.extension().is_some_and(|e| e == "py");
+        let (path, rest) = match (&self.file, self.words.split_first()) {
+            (Some(file), _) if is_python(file) => (file.clone(), self.words.clone()),
+            (None, Some((first, rest))) if is_python(Path::new(first)) => (PathBuf::from(first), rest.to_vec()),
+            _ => return Ok(None),
+        };
+        Ok(Some((Locustfile::load(&path)?, rest)))
+    }
+
     /// The scenario, and the words after it.
     fn scenario(&self) -> Result<(Scenario, Vec<String>)> {
         let (first, rest) = match (&self.file, self.words.split_first()) {
@@ -258,10 +278,6 @@ impl DriveArgs {
             return Ok((Scenario::of_url(&first)?, rest));
         }
         let path = Path::new(&first);
-        if path.extension().is_some_and(|e| e == "py") {
-            return Err(Error::usage(format!("{first}: locustfiles are not run yet"))
-                .advise("write it as a scenario in TOML or YAML; `perfkit load world` shows what one does"));
-        }
         if !path.exists()
             && let Some(text) = ready(&first)
         {

@@ -176,7 +176,7 @@ fn finish(
         0 => stats_csv(report),
         1 => history_csv(&driven.seconds, driven.start_wall_s, report),
         2 => failures_csv(report, driven.start_wall_s),
-        _ => exceptions_csv(&[]),
+        _ => exceptions_csv(&driven.exceptions),
     };
     for (kind, (path, place)) in files.iter_mut().enumerate() {
         match place.put(texts(kind).as_bytes()) {

@@ -62,7 +62,7 @@ impl<S: Script> Worker<'_, S> {
                         Some(a) => failure::of_io(&e, a),
                         None => failure::of("dns", "the host has no address"),
                     };
-                    return self.fail(seat, failed);
+                    return self.refuse(seat, failed);
                 }
             }
             self.tally.connections += 1;
@@ -213,16 +213,31 @@ impl<S: Script> Worker<'_, S> {
 
     /// There is no answer.
     fn fail(&mut self, seat: u32, failed: Failure) {
+        self.give_up(seat, failed);
+        self.go_on(seat);
+    }
+
+    /// The request did not even begin. The user rests for a moment: a script that tries again and again must not spin.
+    pub(super) fn refuse(&mut self, seat: u32, failed: Failure) {
+        let user = &mut self.users[seat as usize];
+        user.state = State::Busy;
+        (user.first, user.token) = (0, 0);
+        user.sent = now();
+        self.give_up(seat, failed);
+        self.rest(seat);
+    }
+
+    fn give_up(&mut self, seat: u32, failed: Failure) {
         let at = now();
         let user = &mut self.users[seat as usize];
         let (bytes, events) = user.conn.as_ref().map_or((0, 0), |c| (c.answers.bytes(), c.answers.events()));
         user.conn = None;
+        let why = failed.message.clone();
         self.count(seat, at, 0, bytes, events, Some(failed));
         let user = &mut self.users[seat as usize];
-        self.script.failed(&mut user.player);
+        self.script.failed(&mut user.player, &why);
         user.breathless = true;
         (user.due, user.ready) = (at, at);
-        self.go_on(seat);
     }
 
     /// The answer is there.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use super::failure;
 use super::oversleep::Oversleep;
 use super::user::{State, User};
 use super::{Board, Order};
@@ -398,6 +399,10 @@ impl<'a, S: Script> Worker<'a, S> {
             };
             match self.script.next(&mut user.player, &mut user.draft, &mut cx) {
                 Action::Send => return self.send(seat),
+                Action::Refuse => {
+                    let why = std::mem::take(&mut user.draft.refusal);
+                    return self.refuse(seat, failure::of("request", why));
+                }
                 Action::Pause(0) => {}
                 Action::Pause(ns) => {
                     let last = user.last.filter(|_| user.phase != Phase::Stop).unwrap_or(u64::MAX);
@@ -477,6 +482,11 @@ impl<'a, S: Script> Worker<'a, S> {
         user.state = state;
         user.wake = wake;
         self.wheel.add(Timer { due: wake, key: u64::from(seat) | u64::from(user.life & 0x7fff_ffff) << 32 });
+    }
+
+    /// Goes on after a moment.
+    pub(super) fn rest(&mut self, seat: u32) {
+        self.sleep(seat, State::BeforeStep, now() + BREATH_NS);
     }
 
     /// Makes sure that somebody looks when the request has taken too long.

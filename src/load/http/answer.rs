@@ -297,6 +297,14 @@ pub fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
     })
 }
 
+/// The fields of a head, names as they came, values without the blanks around.
+pub fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    lines(head).skip(1).filter_map(|line| {
+        let (name, value) = line.split_at(memchr::memchr(b':', line)?);
+        Some((name, value.get(1..)?.trim_ascii()))
+    })
+}
+
 /// The lines of a head, without their ends.
 pub(super) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     head.split(|b| *b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l))

@@ -5,6 +5,6 @@ mod chunks;
 mod cookies;
 mod url;
 
-pub use answer::{Answers, Broken, Fed, Wanted, header};
+pub use answer::{Answers, Broken, Fed, Wanted, fields, header};
 pub use cookies::Jar;
 pub use url::Url;

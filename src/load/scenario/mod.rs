@@ -233,6 +233,11 @@ pub struct Expect {
 }
 
 impl Scenario {
+    /// One without users: what stands beside a locustfile.
+    pub fn beside_locustfile(file: &str) -> Self {
+        Self { file: file.to_owned(), timeout_ns: read::DEFAULT_TIMEOUT_NS, seed: 1, ..Self::default() }
+    }
+
     /// Reads a scenario file; its ending tells TOML (`.toml`) from YAML (`.yaml`, `.yml`).
     ///
     /// # Errors

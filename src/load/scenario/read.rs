@@ -17,7 +17,7 @@ const METHODS: [&str; 7] = ["get", "post", "put", "patch", "delete", "head", "op
 /// Classes of users in a scenario, and tasks or steps in a row: far more than anybody writes by hand.
 const CLASSES: usize = 5_000;
 const IN_A_ROW: usize = 50_000;
-const DEFAULT_TIMEOUT_NS: u64 = 60_000_000_000;
+pub(super) const DEFAULT_TIMEOUT_NS: u64 = 60_000_000_000;
 
 /// Reads the text of a scenario; `base` is where its data files are.
 ///

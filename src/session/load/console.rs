@@ -159,7 +159,11 @@ impl Console {
             self.stop();
         }
         let live = if let Some(drive) = &mut self.drive {
-            Some(drive.listen(longest))
+            let live = drive.listen(longest);
+            for line in drive.take_lines() {
+                self.log(&line);
+            }
+            Some(live)
         } else {
             if let Ok(ask) = self.asks.recv_timeout(longest) {
                 self.answer(ask);
@@ -220,11 +224,7 @@ impl Console {
         let differs = |asked: &Option<String>, now: &Option<String>| asked.is_some() && asked != now;
         let other_classes = start.classes.as_ref().is_some_and(|c| {
             let all = self.plan.choice.classes.is_empty();
-            if all {
-                self.plan.scenario.users.iter().any(|u| !c.contains(&u.name))
-            } else {
-                *c != self.plan.choice.classes
-            }
+            if all { choices(&self.plan).iter().any(|u| !c.contains(&u.name)) } else { *c != self.plan.choice.classes }
         });
         if differs(&start.host, &self.asked.host) || other_classes {
             return Err(Error::usage("host and classes of a run under way cannot be changed")
@@ -343,6 +343,7 @@ impl Console {
         view.rate = crate::record::load_view::Rates::default();
         view.state = LoadState::Stopped;
         view.users = 0;
+        view.exceptions.clone_from(&driven.exceptions);
         view.seconds = Arc::new(driven.seconds.clone());
         view.start_wall_s = Some(driven.start_wall_s);
         view.end_wall_s = Some(driven.start_wall_s + driven.report.totals.duration_s.round() as i64);
@@ -377,7 +378,7 @@ impl Console {
         view.run = self.run;
         view.scenario.clone_from(&self.plan.scenario.file);
         view.asked = self.asked.clone();
-        view.choices = choices(&self.plan.scenario);
+        view.choices = choices(&self.plan);
         view.shares = shares(&self.plan, view.users);
         view.logs = self.logs.iter().cloned().collect();
         let view = Arc::new(view);
@@ -399,11 +400,9 @@ pub(super) fn asked(plan: &LoadPlan) -> Asked {
         })
     });
     let hosts = |plan: &LoadPlan| {
-        let scenario = &plan.scenario;
-        let mut all: Vec<&String> =
-            scenario.users.iter().filter_map(|u| u.host.as_ref().or(scenario.host.as_ref())).collect();
+        let mut all: Vec<String> = choices(plan).into_iter().filter_map(|c| c.host).collect();
         all.dedup();
-        if all.len() == 1 { all.first().map(|h| (*h).clone()) } else { None }
+        if all.len() == 1 { all.pop() } else { None }
     };
     Asked {
         users: plan.users.or(run.users),

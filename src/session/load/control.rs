@@ -105,6 +105,7 @@ mod tests {
         );
         LoadPlan {
             scenario: from_text("s.toml", &text, std::path::Path::new(".")).unwrap(),
+            locustfile: None,
             choice: Choice::default(),
             users: Some(4),
             spawn_rate: arrivals.is_none().then_some(1000.0),

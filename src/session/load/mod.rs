@@ -6,11 +6,13 @@
 mod console;
 mod control;
 mod follow;
+mod players;
 mod recorded;
 mod shares;
 mod view;
 
 pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
+use players::Players;
 pub use recorded::{Beside, LoadRecording, describe};
 pub use view::view_of;
 
@@ -30,15 +32,18 @@ use crate::clock::{Clock, Mono, SystemClock, thread_cpu_ns};
 use crate::collect::selfcost::leave_out;
 use crate::error::{Error, Kind, Result};
 use crate::load::course::{Course, ENDLESS, Level};
-use crate::load::engine::{Board, Order, Server, Worker, tls_config};
+use crate::load::engine::{Board, Order, Server, tls_config};
 use crate::load::http::Url;
-use crate::load::program::{Choice, Program, compile};
+use crate::load::journal::Journal;
+use crate::load::locust::{Locustfile, UserClass};
+use crate::load::program::Choice;
 use crate::load::report::{Facts, report};
 use crate::load::scenario::{Scenario, Stage, Target};
-use crate::load::script::{Names, Script, Stripe};
+use crate::load::script::{Names, Stripe};
 use crate::load::tally::{Tally, Window};
 use crate::os::limits::raise_open_files_to;
 use crate::record::load::{LoadReport, Second};
+use crate::record::load_view::ExceptionRow;
 use crate::record::requests::{RequestError, RequestWindow, encode};
 use crate::record::{Event, Mark, Reading, Recorder};
 
@@ -51,11 +56,33 @@ const PATIENCE: (u64, u64) = (5_000_000_000, 30_000_000_000);
 /// The most tasks at the same time in the open model, where nothing is said.
 const OPEN_CAP: u32 = 10_000;
 
+/// A locustfile that is to be run.
+#[derive(Debug, Clone)]
+pub struct LocustRun {
+    /// The file.
+    pub file: Arc<Locustfile>,
+    /// Its classes, with the tasks that the choice of tags leaves them.
+    pub classes: Arc<[UserClass]>,
+}
+
+impl LocustRun {
+    /// Runs the module once to see its classes.
+    ///
+    /// # Errors
+    /// `Usage` when the module raises.
+    pub fn new(file: Locustfile, choice: &Choice) -> Result<Self> {
+        let classes = file.classes(choice)?.into();
+        Ok(Self { file: Arc::new(file), classes })
+    }
+}
+
 /// A load run as it was asked for.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
     /// What users do.
     pub scenario: Scenario,
+    /// A locustfile whose users do it; of the scenario, seed, timeout, TLS and targets count.
+    pub locustfile: Option<LocustRun>,
     /// What of it.
     pub choice: Choice,
     /// How many users; in the open model the most tasks at the same time.
@@ -147,6 +174,7 @@ pub struct Drive {
     /// The closed model's users over time, as they were asked for last.
     level: Option<Level>,
     board: Arc<Board>,
+    journal: Arc<Journal>,
     threads: Vec<JoinHandle<Result<Tally>>>,
     windows: Receiver<Window>,
     names: Arc<Names>,
@@ -181,6 +209,10 @@ pub struct Driven {
     pub start: Mono,
     /// Wall-clock time of the start, seconds since 1970.
     pub start_wall_s: i64,
+    /// What a locustfile raised and did not catch.
+    pub exceptions: Vec<ExceptionRow>,
+    /// What a locustfile printed that nobody has taken yet.
+    pub lines: Vec<String>,
 }
 
 impl Drive {
@@ -192,8 +224,9 @@ impl Drive {
     pub fn start(plan: LoadPlan, recorder: Option<Arc<Recorder>>) -> Result<Self> {
         let course = plan.course()?;
         let names = Arc::new(Names::default());
-        let program = Arc::new(compile(&plan.scenario, &plan.choice, &names)?);
-        let servers = servers(&program, &plan)?;
+        let journal = Arc::new(Journal::default());
+        let players = Players::of(&plan, &names)?;
+        let servers = servers(&players, &plan)?;
         let (open, peak, work, end) = match &course {
             Course::Closed(level) => (false, level.peak() as u64, level.peak(), level.end()),
             Course::Open { rate, cap, .. } => (true, u64::from(*cap), rate.peak(), rate.end()),
@@ -221,13 +254,14 @@ impl Drive {
                 servers: servers.clone(),
                 wall_offset_ns: anchor.wall_ns - anchor.mono.0 as i64,
             };
-            let (program, names, board_of, told) =
-                (Arc::clone(&program), Arc::clone(&names), Arc::clone(&board), told.clone());
+            let (players, names, board_of, told) =
+                (players.clone(), Arc::clone(&names), Arc::clone(&board), told.clone());
+            let journal = Arc::clone(&journal);
             let used = Arc::new(AtomicU64::new(0));
             leave_out(Arc::clone(&used));
             used_ns.push(Arc::clone(&used));
             let work = move || {
-                let tally = Worker::new(&*program, &order, &names)?.run(&board_of, |window| {
+                let tally = players.run(&order, &names, &journal, &board_of, |window| {
                     used.store(thread_cpu_ns(), Ordering::Relaxed);
                     // Whoever listened may have gone; the tally has everything all the same.
                     drop(told.send(window));
@@ -260,6 +294,7 @@ impl Drive {
             follower: None,
             level,
             board,
+            journal,
             threads: handles,
             windows,
             names,
@@ -275,6 +310,16 @@ impl Drive {
             seconds: Vec::new(),
             recent: VecDeque::new(),
         })
+    }
+
+    /// Exceptions that a locustfile did not catch, until now.
+    pub fn exceptions(&self) -> Vec<ExceptionRow> {
+        self.journal.exceptions()
+    }
+
+    /// What a locustfile has printed since the last call, the newest thousand lines.
+    pub fn take_lines(&self) -> Vec<String> {
+        self.journal.take_lines()
     }
 
     /// When it begins, on the one clock.
@@ -294,6 +339,9 @@ impl Drive {
         }
         while let Ok(window) = self.windows.try_recv() {
             self.take(window);
+        }
+        if self.journal.wants_end() {
+            self.stop();
         }
         self.live.elapsed_ns = SystemClock.now().since(Mono(self.start));
         self.live.done = self.threads.iter().all(JoinHandle::is_finished);
@@ -432,7 +480,14 @@ impl Drive {
         let anchor = SystemClock.anchor();
         let wall_ns = anchor.wall_ns - (anchor.mono.0 as i64 - self.start as i64);
         let start_wall_s = wall_ns / 1_000_000_000;
-        Ok(Driven { report, seconds: std::mem::take(&mut self.seconds), start: Mono(self.start), start_wall_s })
+        Ok(Driven {
+            report,
+            seconds: std::mem::take(&mut self.seconds),
+            start: Mono(self.start),
+            start_wall_s,
+            exceptions: self.exceptions(),
+            lines: self.take_lines(),
+        })
     }
 }
 
@@ -456,14 +511,15 @@ fn times() -> Histogram<u64> {
     Histogram::new(3).unwrap_or_else(|_| Histogram::new_from(&crate::load::tally::Times::default().histogram))
 }
 
-fn servers(program: &Program, plan: &LoadPlan) -> Result<Vec<Server>> {
+fn servers(players: &Players, plan: &LoadPlan) -> Result<Vec<Server>> {
     let choice = &plan.scenario.tls;
-    let hosts = program.hosts();
+    let (hosts, needed) = players.hosts();
     let any = hosts.iter().any(|h| h.tls);
     let config = any.then(|| tls_config(choice.ca.as_deref(), choice.insecure)).transpose()?;
     hosts
         .iter()
-        .map(|url| {
+        .enumerate()
+        .map(|(number, url)| {
             let tls = match (&config, url.tls) {
                 (Some(config), true) => {
                     let name = ServerName::try_from(url.host.clone()).map_err(|_| {
@@ -473,7 +529,12 @@ fn servers(program: &Program, plan: &LoadPlan) -> Result<Vec<Server>> {
                 }
                 _ => None,
             };
-            Ok(Server { addresses: resolve(url)?, tls })
+            let addresses = match resolve(url) {
+                // Only mentioned: who asks it for something will be told.
+                Err(_) if number >= needed => Vec::new(),
+                found => found?,
+            };
+            Ok(Server { addresses, tls })
         })
         .collect()
 }

@@ -25,8 +25,9 @@ pub fn view_of(plan: &LoadPlan, driven: &Driven) -> LoadView {
         run: 1,
         scenario: plan.scenario.file.clone(),
         asked: asked(plan),
-        choices: choices(&plan.scenario),
+        choices: choices(plan),
         shares: shares(plan, driven.report.totals.peak_users),
+        exceptions: driven.exceptions.clone(),
         report: driven.report.clone(),
         seconds: Arc::new(driven.seconds.clone()),
         start_wall_s: Some(driven.start_wall_s),
@@ -43,6 +44,7 @@ impl Drive {
 
     /// Begins counting anew what [`Drive::follow`] keeps; the run itself, its recording and its own report go on.
     pub(super) fn reset(&mut self) {
+        self.journal.reset();
         if self.follower.is_some() {
             let mut fresh = Follower::default();
             fresh.reset(SystemClock.now().0);
@@ -113,6 +115,7 @@ impl Drive {
         view.rate = Rates { requests: sum(|r| r.requests), failures: sum(|r| r.failures) };
         (view.report, view.rates) = (report, rates);
         view.state = self.state();
+        view.exceptions = self.exceptions();
         view.users = self.live.users;
         view.recent_ms = [self.live.p50_ms, self.live.p95_ms, self.live.p99_ms];
         view.lag_max_ms = self.live.lag_max_ms;
