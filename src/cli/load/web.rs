@@ -96,9 +96,9 @@ impl WebArgs {
         written: &mut Written,
     ) -> Result<Option<(Driven, Option<LoadRecording>)>> {
         let served = self.plan()?;
-        // A mistake in the plan is told now, not when somebody presses the button.
-        plan.course()?;
         let (mut console, panel) = Console::new(plan, keep.is_some());
+        // A mistake in the plan is told now, not when somebody presses the button.
+        console.check()?;
         let web = Web::serve(&served, panel)?;
         if !web.address().ip().is_loopback() {
             screen.say(Remark::Warning, &format!("whoever reaches {} can start load with it", web.address()));

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::players::Players;
 use super::shares::{choices, shares};
 use super::{Drive, Driven, Live, LoadPlan};
 use crate::clock::{Clock, Mono, SystemClock};
@@ -182,6 +183,20 @@ impl Console {
         Ok(live.map_or(Turn::Idle, Turn::Live))
     }
 
+    /// Whether the plan could be started, with the host that a form may still name.
+    ///
+    /// # Errors
+    /// `Usage` for what the scenario or the plan gets wrong.
+    pub fn check(&self) -> Result<()> {
+        self.plan.course()?;
+        if Players::of(&self.plan, &Arc::default()).is_ok() || self.plan.choice.host.is_some() {
+            return Players::of(&self.plan, &Arc::default()).map(drop);
+        }
+        let mut hosted = self.plan.clone();
+        hosted.choice.host = Some("http://localhost".to_owned());
+        Players::of(&hosted, &Arc::default()).map(drop)
+    }
+
     /// Starts a run, or changes the users of the one under way.
     ///
     /// # Errors
@@ -316,6 +331,9 @@ impl Console {
     }
 
     fn change_class(&mut self, name: &str, weight: Option<u32>, fixed: Option<u32>) -> Result<()> {
+        if self.plan.locustfile.is_some() {
+            return Err(Error::usage("weights of a locustfile's classes stand in the file").advise("change them there"));
+        }
         let file = self.plan.scenario.file.clone();
         let class = self.plan.scenario.users.iter_mut().find(|u| u.name == name);
         let class = class.ok_or_else(|| Error::usage(format!("{file} has no user '{name}'")))?;
