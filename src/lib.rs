@@ -22,5 +22,6 @@ pub mod render;
 pub mod session;
 pub mod symbol;
 pub mod target;
+pub mod tui;
 pub mod units;
 pub mod web;

@@ -18,7 +18,7 @@ pub enum Exit {
     CannotMeasure,
     /// A result was written, but a part of what was asked for failed.
     Partial,
-    /// The code of the program that perfkit started.
+    /// The code of the program that perfkit started, or that the user asked for.
     Program(i32),
 }
 

@@ -19,7 +19,7 @@ mod view;
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use exit::{Exit, is_broken_pipe};
 
@@ -65,7 +65,7 @@ enum Command {
     Dump(Box<dump::DumpArgs>),
 
     /// Drives a service: scenarios of users or arrivals, honest percentiles, graded targets (in place of Locust)
-    #[command(after_long_help = load::EXAMPLES, override_usage = load::USAGE)]
+    #[command(after_long_help = load::EXAMPLES, override_usage = load::USAGE, version, infer_long_args = true)]
     Load(Box<load::LoadArgs>),
 
     /// Any view of a recording, in any format
@@ -81,6 +81,21 @@ enum Command {
     DemoWorld,
 }
 
+/// `perfkit load` with what Locust's configuration files and environment have beside the command line.
+fn with_settings(args: Vec<OsString>) -> Result<Vec<OsString>> {
+    if args.get(1).is_none_or(|a| a != "load") {
+        return Ok(args);
+    }
+    let line = CommandLine::command();
+    let Some(command) = line.find_subcommand("load") else { return Ok(args) };
+    let mut words = args;
+    let after = words.split_off(2);
+    let text = |t: OsString| t.into_string().ok();
+    let environment: Vec<_> = std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect();
+    words.extend(load::complete(command, after, &environment)?);
+    Ok(words)
+}
+
 /// Runs perfkit with these arguments, the program's name first.
 ///
 /// # Errors
@@ -92,6 +107,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Exit> {
         return serve_inlines().map(|()| Exit::Done);
     }
     crate::os::limits::raise_open_files();
+    let args = with_settings(args)?;
     let line = match CommandLine::try_parse_from(args) {
         Ok(line) => line,
         Err(e) => {

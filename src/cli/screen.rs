@@ -3,7 +3,9 @@
 //! `cpu 4711 · 37/60 s · 3,663 samples · 0 lost · self 0.4 % of one core`
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -22,6 +24,8 @@ pub struct Screen {
     bar: ProgressBar,
     label: String,
     duration: Option<Nanos>,
+    /// Where remarks go instead of standard error.
+    file: Option<Arc<Mutex<File>>>,
 }
 
 impl Screen {
@@ -29,7 +33,7 @@ impl Screen {
     pub fn new(talk: TalkArgs) -> Self {
         let color = wants_color(talk.color, &io::stderr());
         let bar = ProgressBar::hidden();
-        Self { verbosity: talk.verbosity(), color, bar, label: String::new(), duration: None }
+        Self { verbosity: talk.verbosity(), color, bar, label: String::new(), duration: None, file: None }
     }
 
     /// With a line of progress for `plan`, if standard error is a terminal and not to be quiet.
@@ -47,6 +51,41 @@ impl Screen {
             self.bar.tick();
         }
         self
+    }
+
+    /// With remarks in `file` instead.
+    #[must_use]
+    pub fn into_file(mut self, file: File) -> Self {
+        self.file = Some(Arc::new(Mutex::new(file)));
+        self.color = false;
+        self
+    }
+
+    /// With lines at the bottom of standard error that are redrawn in place; `false` where it is no terminal or is to be quiet.
+    pub fn open_view(&mut self) -> bool {
+        let is_shown = self.verbosity > Verbosity::Quiet && io::stderr().is_terminal();
+        if is_shown {
+            self.bar = ProgressBar::new_spinner();
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{msg}") {
+                self.bar.set_style(style);
+            }
+        }
+        is_shown
+    }
+
+    /// Draws these lines.
+    pub fn draw(&self, lines: &[String]) {
+        if self.bar.is_finished() {
+            self.bar.reset();
+        }
+        self.bar.set_message(lines.join("\n"));
+        self.bar.tick();
+    }
+
+    /// Takes away what was drawn.
+    pub fn close_view(&self) {
+        self.bar.finish_and_clear();
     }
 
     /// Says something of weight `remark`.
@@ -84,6 +123,12 @@ impl Screen {
     }
 
     fn print(&self, text: &str) {
+        if let Some(file) = &self.file {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            // As below: there is nobody else to tell.
+            drop(writeln!(file, "{text}"));
+            return;
+        }
         // Nobody is left to be told when standard error cannot be written.
         self.bar.suspend(|| drop(writeln!(io::stderr(), "{text}")));
     }

@@ -281,6 +281,18 @@ impl Tally {
         mine.last = mine.last.max(told.seen.last);
     }
 
+    /// Forgets the requests, but not who drove: users, arrivals and connections go on.
+    pub fn begin_anew(&mut self) {
+        let old = std::mem::take(self);
+        *self = Self {
+            arrivals_made: old.arrivals_made,
+            arrivals_asked: old.arrivals_asked,
+            peak_users: old.peak_users,
+            connections: old.connections,
+            ..Self::default()
+        };
+    }
+
     /// Takes all of `other`.
     pub fn add(&mut self, other: &Self) {
         if self.names.len() < other.names.len() {

@@ -14,3 +14,4 @@ pub mod memory;
 pub mod perf;
 pub mod pidfd;
 pub mod schedule;
+pub mod terminal;

@@ -71,8 +71,8 @@ pub struct DriveArgs {
     #[arg(long = "target", value_name = "TARGET", value_parser = target, help_heading = LOAD)]
     targets: Vec<Target>,
 
-    /// Threads of the generator [default: as many as the load wants, at most a core each]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = LOAD)]
+    /// Threads of the generator, -1 for a core each (Locust's processes) [default: as many as the load wants, at most a core each]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = processes, help_heading = LOAD)]
     processes: Option<u32>,
 
     /// The longest a request may take, where the step does not say [default: the scenario's, else 60s]
@@ -109,6 +109,15 @@ impl Preset {
             Self::Stress => (1000, 100.0, 3),
             Self::Spike => (1000, 500.0, 2),
         }
+    }
+}
+
+/// Locust's number of processes: threads here, -1 for a core each.
+fn processes(text: &str) -> std::result::Result<u32, String> {
+    match text.parse::<i32>() {
+        Ok(-1) => Ok(std::thread::available_parallelism().map_or(1, |n| n.get() as u32)),
+        Ok(n @ 1..=1024) => Ok(n as u32),
+        _ => Err("write 1 to 1024, or -1 for a thread a core".to_owned()),
     }
 }
 
@@ -244,6 +253,7 @@ impl DriveArgs {
             threads: self.processes,
             stop_timeout_ns: self.stop_timeout.map(|t| t.0),
             targets,
+            reset_stats: false,
         };
         if plan.run_time_ns == Some(0) {
             return Err(Error::usage("a run time of 0 s sends nothing")

@@ -1,33 +1,43 @@
 //! `perfkit load`: a scenario, a drive, and the report with its grades.
 
+mod config;
 mod drive;
+mod follow;
+mod live;
+mod options;
 mod web;
 
+pub use config::complete;
 pub use drive::BesideArgs;
 
-use std::io::{self, IsTerminal, Write};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::drive::DriveArgs;
-use self::web::{Keep, WebArgs};
+use self::follow::{History, Keep, Left, Wishes, follow};
+use self::live::Live;
+use self::options::{Level, LocustOnlyArgs, LogArgs, ScenarioArgs, StatsArgs, html_name, make_directory};
+use self::web::WebArgs;
 use super::exit::{Exit, is_broken_pipe};
 use super::outputs::{Place, Written};
 use super::screen::Screen;
-use super::shared::{OUTPUT, TalkArgs};
+use super::shared::{OUTPUT, TALK, TalkArgs};
 use super::signals::Signals;
 use super::view::wants_color;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::load::report::is_partial;
-use crate::record::Recorder;
+use crate::os::terminal::Keys;
 use crate::record::load::{Grade, LoadReport};
-use crate::render::{exceptions_csv, failures_csv, history_csv, load_json, load_text, stats_csv};
+use crate::record::load_view::LoadView;
+use crate::render::{
+    as_locust_rounds, exceptions_csv, failures_csv, load_html, load_json, load_text, round_second, stats_csv,
+    task_ratio_text, tasks_json,
+};
 use crate::session::Remark;
-use crate::session::load::{Drive, Driven, Live, LoadRecording};
+use crate::session::load::{Console, LoadPlan, Watched, shares};
 
 /// Examples under `perfkit load --help`.
 pub const EXAMPLES: &str = "\
@@ -85,9 +95,21 @@ pub struct LoadArgs {
     #[arg(long, help_heading = OUTPUT)]
     force: bool,
 
-    /// Write Locust's PREFIX_stats.csv, _stats_history.csv, _failures.csv and _exceptions.csv
-    #[arg(long, value_name = "PREFIX", help_heading = OUTPUT)]
-    csv: Option<String>,
+    #[command(flatten)]
+    stats: StatsArgs,
+
+    #[command(flatten)]
+    scenario: ScenarioArgs,
+
+    #[command(flatten)]
+    log: LogArgs,
+
+    /// Show CPU and memory of this process in the live view, too; several are taken
+    #[arg(short, long, value_name = "PID", num_args = 1.., help_heading = TALK)]
+    pid: Vec<u32>,
+
+    #[command(flatten)]
+    locust_only: LocustOnlyArgs,
 
     #[command(flatten)]
     talk: TalkArgs,
@@ -97,6 +119,23 @@ impl LoadArgs {
     /// Whether there is no web UI: by --headless, and where a program reads the result.
     fn is_headless(&self) -> bool {
         self.web.headless || self.json
+    }
+
+    /// Standard error, or the file of --logfile.
+    fn screen(&self) -> Result<Screen> {
+        let mut talk = self.talk;
+        match self.log.loglevel {
+            Some(Level::Debug) => talk.verbose = !talk.quiet,
+            Some(Level::Warning | Level::Error | Level::Critical) => talk.quiet = !talk.verbose,
+            Some(Level::Info) | None => {}
+        }
+        talk.quiet |= self.log.skip_log_setup;
+        let screen = Screen::new(talk);
+        let Some(path) = &self.log.logfile else { return Ok(screen) };
+        make_directory(path)?;
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        let file = file.map_err(|e| Error::usage(format!("cannot write the log {}", path.display())).caused_by(e))?;
+        Ok(screen.into_file(file))
     }
 }
 
@@ -110,79 +149,162 @@ enum FailOn {
 /// Runs `perfkit load`.
 ///
 /// # Errors
-/// Those of the scenario and of [`Drive::start`]; nothing was sent then.
+/// Those of the scenario and of [`Console::start`]; nothing was sent then.
 pub fn run(args: &LoadArgs) -> Result<Exit> {
-    let screen = Screen::new(args.talk);
-    let (plan, own_targets) = args.drive.plan()?;
-    let files = match &args.csv {
-        None => Vec::new(),
-        Some(prefix) => ["stats", "stats_history", "failures", "exceptions"]
-            .iter()
-            .map(|kind| {
-                let path = PathBuf::from(format!("{prefix}_{kind}.csv"));
-                Place::open(&path).map(|place| (path, place))
-            })
-            .collect::<Result<Vec<_>>>()?,
-    };
-    let fail_on = args.fail_on.unwrap_or(if own_targets { FailOn::Missed } else { FailOn::Never });
+    args.locust_only.check()?;
+    let mut screen = args.screen()?;
+    let (mut plan, own_targets) = args.drive.plan()?;
+    args.scenario.change(&mut plan.scenario)?;
+    plan.reset_stats = args.stats.reset_stats;
+    if let Some(text) = instead(&args.scenario, &plan)? {
+        return put(&text).map(|()| Exit::Done);
+    }
+    // A mistake in the plan is told now, not when somebody presses the button.
+    plan.course()?;
+    let files = Files::open(args, &plan)?;
     if let Some(path) = &args.output {
         Place::for_recording(path, args.force)?;
     }
+    let targets = args.pid.iter().map(|pid| {
+        let gone = || Error::new(Kind::Gone, format!("there is no process {pid} to watch")).advise("look at --pid");
+        Watched::new(*pid).ok_or_else(gone)
+    });
+    let targets = targets.collect::<Result<Vec<_>>>()?;
+    let fail_on = args.fail_on.unwrap_or(if own_targets { FailOn::Missed } else { FailOn::Never });
+    let is_shown = !args.stats.only_summary && !args.stats.print_stats && screen.open_view();
+    // Before signals are taken over: the terminal is put back first.
+    let keys = if is_shown { Keys::listen().map_err(|e| Error::io("cannot ask for keys", e))? } else { None };
     let signals = Signals::listen()?;
+    let (mut console, panel) = Console::new(plan, args.output.is_some());
+    let web = if args.is_headless() {
+        None
+    } else {
+        // A mistake is told now, not when somebody presses the button.
+        console.check()?;
+        Some(args.web.serve(panel, &screen)?)
+    };
+    let url = web.as_ref().map(|w| w.url().to_owned());
+    let color = wants_color(args.talk.color, &io::stderr());
+    let history = args.stats.csv.as_ref().map(|prefix| {
+        let path = PathBuf::from(format!("{prefix}_stats_history.csv"));
+        History::open(path, args.stats.csv_full_history)
+    });
+    let prints = args.stats.print_stats && !args.stats.only_summary;
+    if web.is_none() && !is_shown && !prints && history.is_none() && args.stats.html.is_none() {
+        console.without_watchers();
+    }
+    let wishes = Wishes {
+        keep: args.output.as_ref().map(|path| Keep { path, replace: args.force, words: args.drive.words.join(" ") }),
+        history: history.transpose()?,
+        live: is_shown.then(|| Live::new(keys, targets, url, color)),
+        prints,
+        starts: args.web.autostart,
+        web,
+        autoquit: args.web.autoquit(),
+    };
     let mut written = Written::default();
-    if !args.is_headless() {
-        let keep =
-            args.output.as_ref().map(|path| Keep { path, replace: args.force, words: args.drive.words.join(" ") });
-        let seen = args.web.run(plan, keep, &signals, &screen, &mut written)?;
-        return match seen {
-            Some((driven, recording)) => finish(args, &screen, &driven, recording, files, written, fail_on),
-            // Nothing was started, and so there is nothing to tell.
-            None => Ok(Exit::Done),
+    let left = follow(&mut console, wishes, &signals, &screen, &mut written)?;
+    match left {
+        Some(left) => finish(args, &screen, left, files, written, fail_on),
+        // Nothing was started, and so there is nothing to tell.
+        None => Ok(Exit::Done),
+    }
+}
+
+/// What is shown instead of a run, if that is asked for.
+fn instead(args: &ScenarioArgs, plan: &LoadPlan) -> Result<Option<String>> {
+    if args.list {
+        let names = plan.scenario.users.iter().map(|u| format!("    {}\n", u.name));
+        return Ok(Some(format!("Available Users:\n{}", names.collect::<String>())));
+    }
+    let shares = || shares(plan, plan.users.unwrap_or(0));
+    if args.show_task_ratio {
+        return Ok(Some(task_ratio_text(&shares())));
+    }
+    if args.show_task_ratio_json {
+        let view = LoadView { shares: shares(), ..LoadView::default() };
+        let text = serde_json::to_string_pretty(&tasks_json(&view));
+        let text = text.map_err(|e| Error::new(Kind::Bug, "the ratios cannot be written as JSON").caused_by(e))?;
+        return Ok(Some(text + "\n"));
+    }
+    Ok(None)
+}
+
+/// Files that are written at the end, proved writable before.
+#[derive(Debug)]
+struct Files {
+    csv: Vec<(&'static str, PathBuf, Place)>,
+    html: Option<(PathBuf, Place)>,
+    json: Option<(PathBuf, Place)>,
+}
+
+impl Files {
+    fn open(args: &LoadArgs, plan: &LoadPlan) -> Result<Self> {
+        let place = |path: PathBuf| {
+            make_directory(&path)?;
+            Place::open(&path).map(|place| (path, place))
         };
+        let prefix = args.stats.csv.as_deref();
+        let csv = prefix.map_or_else(Vec::new, |p| {
+            ["stats", "failures", "exceptions"].map(|kind| (kind, PathBuf::from(format!("{p}_{kind}.csv")))).to_vec()
+        });
+        let csv = csv.into_iter().map(|(kind, path)| place(path).map(|(path, place)| (kind, path, place)));
+        let users = plan.users.or(plan.scenario.run.users).unwrap_or(1);
+        let rate = plan.spawn_rate.or(plan.scenario.run.spawn_rate).unwrap_or(1.0);
+        let seconds = plan.run_time_ns.or(plan.scenario.run.run_time_ns).map(|ns| ns / 1_000_000_000);
+        let html = args.stats.html.as_ref().map(|name| place(html_name(name, users, rate, seconds)));
+        let json = args.stats.json_file.as_ref().map(|name| place(PathBuf::from(format!("{name}.json"))));
+        Ok(Self { csv: csv.collect::<Result<_>>()?, html: html.transpose()?, json: json.transpose()? })
     }
-    let recorder = args.output.as_ref().map(|_| Arc::new(Recorder::new()));
-    let drive = Drive::start(plan, recorder.clone())?;
-    // Only now that it runs an older file of that name is replaced.
-    let mut recording = None;
-    if let (Some(path), Some(recorder)) = (&args.output, recorder) {
-        match LoadRecording::create(path, args.force, &args.drive.words.join(" "), recorder) {
-            Ok(created) => recording = Some(created),
-            Err(e) => written.failures.push(e),
-        }
-    }
-    let driven = watch(drive, &signals, &screen, args.talk, &mut recording, &mut written)?;
-    finish(args, &screen, &driven, recording, files, written, fail_on)
 }
 
 /// Prints and writes what a run left.
 fn finish(
     args: &LoadArgs,
     screen: &Screen,
-    driven: &Driven,
-    recording: Option<LoadRecording>,
-    mut files: Vec<(PathBuf, Place)>,
+    left: Left,
+    mut files: Files,
     mut written: Written,
     fail_on: FailOn,
 ) -> Result<Exit> {
+    let Left { mut driven, recording, history, view } = left;
+    let mut view = LoadView::clone(&view);
+    if args.stats.locust_buckets {
+        as_locust_rounds(&mut driven.report);
+        driven.seconds.iter_mut().for_each(round_second);
+        as_locust_rounds(&mut view.report);
+    }
     let report = &driven.report;
     print(report, args)?;
     if let (Some(recording), Some(path)) = (recording, &args.output) {
-        match recording.close(driven) {
+        match recording.close(&driven) {
             Ok(()) => written.files.push((path.clone(), std::fs::metadata(path).ok().map(|m| m.len()))),
             Err(e) => written.failures.push(e),
         }
     }
-    let texts = |kind: usize| match kind {
-        0 => stats_csv(report),
-        1 => history_csv(&driven.seconds, driven.start_wall_s, report),
-        2 => failures_csv(report, driven.start_wall_s),
-        _ => exceptions_csv(&driven.exceptions),
+    let mut put = |path: &PathBuf, place: &mut Place, text: &str| match place.put(text.as_bytes()) {
+        Ok(size) => written.files.push((path.clone(), size)),
+        Err(e) => written.failures.push(e),
     };
-    for (kind, (path, place)) in files.iter_mut().enumerate() {
-        match place.put(texts(kind).as_bytes()) {
-            Ok(size) => written.files.push((path.clone(), size)),
-            Err(e) => written.failures.push(e),
-        }
+    for (kind, path, place) in &mut files.csv {
+        let text = match *kind {
+            "stats" => stats_csv(report),
+            "failures" => failures_csv(report, driven.start_wall_s),
+            _ => exceptions_csv(&view.exceptions),
+        };
+        put(path, place, &text);
+    }
+    if let Some((path, place)) = &mut files.html {
+        put(path, place, &load_html(&view, ""));
+    }
+    if let Some((path, place)) = &mut files.json {
+        let mut bytes = Vec::new();
+        load_json(report, &mut bytes)?;
+        put(path, place, &String::from_utf8_lossy(&bytes));
+    }
+    if let Some(path) = history {
+        let size = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
+        written.files.push((path, size));
     }
     let complete = screen.wrote(&written);
     if args.json {
@@ -196,6 +318,12 @@ fn finish(
         FailOn::Missed => worst >= Some(Grade::Missed),
         FailOn::Acceptable => worst >= Some(Grade::Acceptable),
     };
+    // Whoever asks for Locust's codes gets those alone, unless grades are asked for, too.
+    if let Some(code) = args.stats.exit_code_on_error
+        && !(fails && args.fail_on.is_some())
+    {
+        return Ok(if report.totals.failures > 0 { Exit::Program(code) } else { Exit::Done });
+    }
     Ok(match (fails, complete && !is_partial(report)) {
         (true, _) => Exit::No,
         (false, false) => Exit::Partial,
@@ -203,75 +331,21 @@ fn finish(
     })
 }
 
-/// Follows the run to its end.
-fn watch(
-    mut drive: Drive,
-    signals: &Signals,
-    screen: &Screen,
-    talk: TalkArgs,
-    recording: &mut Option<LoadRecording>,
-    written: &mut Written,
-) -> Result<Driven> {
-    let bar =
-        if io::stderr().is_terminal() && !talk.quiet { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-    if !bar.is_hidden() {
-        bar.set_draw_target(ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
-            bar.set_style(style);
-        }
+fn put(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let done = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match done.map_err(|e| Error::io("cannot write to standard output", e)) {
+        Err(e) if !is_broken_pipe(&e) => Err(e),
+        _ => Ok(()),
     }
-    let length = drive.length_ns();
-    loop {
-        let live = drive.listen(Duration::from_millis(200));
-        bar.set_message(line(&live, length));
-        if let Some(Err(e)) = recording.as_mut().map(LoadRecording::flush) {
-            // The run goes on: what was written until now can be read, and the report does not need the file.
-            screen.say(Remark::Warning, &format!("the recording ends here: {e:#}"));
-            written.failures.push(e);
-            *recording = None;
-        }
-        if live.done {
-            break;
-        }
-        if signals.stop().is_finishing() {
-            screen.note("ending: what is under way is finished; Ctrl-C again drops it");
-            drive.stop();
-            break;
-        }
-    }
-    let driven = drive.finish();
-    bar.finish_and_clear();
-    driven
-}
-
-fn line(live: &Live, length: Option<u64>) -> String {
-    let elapsed = live.elapsed_ns / 1_000_000_000;
-    let time = length.map_or_else(|| format!("{elapsed} s"), |l| format!("{elapsed}/{} s", l / 1_000_000_000));
-    let ms = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.1} ms"));
-    format!(
-        "load · {time} · {} users · {:.0} req/s · p50 {} p95 {} p99 {} · {} requests · {} failed · lag {:.1} ms",
-        live.users,
-        live.rps,
-        ms(live.p50_ms),
-        ms(live.p95_ms),
-        ms(live.p99_ms),
-        live.requests,
-        live.failures,
-        live.lag_max_ms
-    )
 }
 
 fn print(report: &LoadReport, args: &LoadArgs) -> Result<()> {
-    let mut out = io::stdout().lock();
     let mut bytes = Vec::new();
     if args.json {
         load_json(report, &mut bytes)?;
     } else {
-        load_text(report, wants_color(args.talk.color, &out), &mut bytes)?;
+        load_text(report, wants_color(args.talk.color, &io::stdout()), &mut bytes)?;
     }
-    match out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Error::io("cannot write to standard output", e))
-    {
-        Err(e) if !is_broken_pipe(&e) => Err(e),
-        _ => Ok(()),
-    }
+    put(&String::from_utf8_lossy(&bytes))
 }

@@ -1,16 +1,13 @@
 //! The web UI's flags, and following what it starts.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueHint};
 
-use crate::cli::outputs::Written;
 use crate::cli::screen::Screen;
-use crate::cli::signals::Signals;
 use crate::error::{Error, Result};
 use crate::session::Remark;
-use crate::session::load::{Console, Driven, LoadPlan, LoadRecording, Start, Turn};
+use crate::session::load::Panel;
 use crate::web::{Web, WebPlan};
 
 const WEB: &str = "Web UI";
@@ -23,12 +20,12 @@ pub struct WebArgs {
     pub(super) headless: bool,
 
     /// Start at once, with the web UI
-    #[arg(long, conflicts_with = "headless", help_heading = WEB)]
-    autostart: bool,
+    #[arg(long, help_heading = WEB)]
+    pub(super) autostart: bool,
 
     /// End so many seconds after the run that --autostart began [default: until Ctrl-C]
-    #[arg(long, value_name = "SECONDS", requires = "autostart", help_heading = WEB)]
-    autoquit: Option<u32>,
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, help_heading = WEB)]
+    autoquit: Option<i64>,
 
     /// Where the web UI listens: an address, '*' for all of this machine. Whoever reaches it can start load, hence
     /// [default: 127.0.0.1]
@@ -61,14 +58,6 @@ pub struct WebArgs {
     web_login: bool,
 }
 
-/// A recording that is asked for; of several runs, the last one is kept.
-#[derive(Debug)]
-pub(super) struct Keep<'a> {
-    pub(super) path: &'a Path,
-    pub(super) replace: bool,
-    pub(super) words: String,
-}
-
 impl WebArgs {
     /// What is to be served.
     fn plan(&self) -> Result<WebPlan> {
@@ -86,72 +75,22 @@ impl WebArgs {
         })
     }
 
-    /// Serves until it is told to end; what the last run left, if there was one.
-    pub(super) fn run(
-        &self,
-        plan: LoadPlan,
-        keep: Option<Keep<'_>>,
-        signals: &Signals,
-        screen: &Screen,
-        written: &mut Written,
-    ) -> Result<Option<(Driven, Option<LoadRecording>)>> {
-        let served = self.plan()?;
-        let (mut console, panel) = Console::new(plan, keep.is_some());
-        // A mistake in the plan is told now, not when somebody presses the button.
-        console.check()?;
-        let web = Web::serve(&served, panel)?;
+    /// Serves the web UI of `panel`'s console.
+    ///
+    /// # Errors
+    /// `Usage` for what it cannot do, and for a port that is taken.
+    pub(super) fn serve(&self, panel: Panel, screen: &Screen) -> Result<Web> {
+        let web = Web::serve(&self.plan()?, panel)?;
         if !web.address().ip().is_loopback() {
             screen.say(Remark::Warning, &format!("whoever reaches {} can start load with it", web.address()));
         }
         let what = if self.autostart { "the load begins; web UI" } else { "web UI, waiting for its start form" };
         screen.note(&format!("{what}: {}  (Ctrl-C ends perfkit)", web.url()));
-        if self.autostart {
-            console.start(Start::default())?;
-        }
-        let (mut left, mut recording, mut quit_at) = (None, None, None);
-        let mut replace = keep.as_ref().is_some_and(|k| k.replace);
-        let mut began = self.autostart;
-        let mut is_automatic = self.autostart;
-        loop {
-            let turn = console.turn(Duration::from_millis(100))?;
-            if matches!(turn, Turn::Began) {
-                began = true;
-                quit_at = None;
-            }
-            if std::mem::take(&mut began) {
-                recording = None;
-                if let (Some(keep), Some(recorder)) = (&keep, console.recorder()) {
-                    match LoadRecording::create(keep.path, replace, &keep.words, recorder) {
-                        Ok(created) => (recording, replace) = (Some(created), true),
-                        Err(e) => written.failures.push(e),
-                    }
-                }
-            }
-            if let Some(Err(e)) = recording.as_mut().map(LoadRecording::flush) {
-                screen.say(Remark::Warning, &format!("the recording ends here: {e:#}"));
-                written.failures.push(e);
-                recording = None;
-            }
-            if let Turn::Ended(driven) = turn {
-                let t = &driven.report.totals;
-                screen.note(&format!(
-                    "a run is over: {} requests in {:.1} s, {} failed",
-                    t.requests, t.duration_s, t.failures
-                ));
-                left = Some(*driven);
-                if std::mem::take(&mut is_automatic) {
-                    let seconds = self.autoquit.map(|s| Duration::from_secs(u64::from(s)));
-                    quit_at = seconds.map(|s| Instant::now() + s);
-                }
-            }
-            let is_due = quit_at.is_some_and(|at| Instant::now() >= at);
-            if is_due || signals.stop().is_finishing() {
-                if !console.is_active() {
-                    drop(web);
-                    return Ok(left.map(|driven| (driven, recording)));
-                }
-                console.stop();
-            }
-        }
+        Ok(web)
+    }
+
+    /// How long the web UI stays after the run that `--autostart` began.
+    pub(super) fn autoquit(&self) -> Option<Duration> {
+        self.autoquit.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs)
     }
 }

@@ -66,6 +66,8 @@ pub struct Board {
     pub finish_at: AtomicU64,
     /// Drop everything.
     pub abort: AtomicBool,
+    /// From when on tallies count anew, ns of the one clock; 0 for never.
+    pub fresh: AtomicU64,
     /// How many turns there are.
     pub turned: AtomicUsize,
     /// Turns of the closed model's level, each a level from some time on; changed before `turned` is.

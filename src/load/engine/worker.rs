@@ -131,7 +131,7 @@ impl<'a, S: Script> Worker<'a, S> {
         let mut end = order.end;
         let mut window = order.start + WINDOW_NS;
         let mut freed = order.start;
-        let mut turned = 0;
+        let (mut turned, mut fresh) = (0, 0);
         loop {
             let mut at = now();
             if board.abort.load(Ordering::Relaxed) {
@@ -145,6 +145,10 @@ impl<'a, S: Script> Worker<'a, S> {
                     changes.turn(level);
                     turned += 1;
                 }
+            }
+            if board.fresh.load(Ordering::Relaxed) > fresh && at >= board.fresh.load(Ordering::Relaxed) {
+                fresh = board.fresh.load(Ordering::Relaxed);
+                self.tally.begin_anew();
             }
             while let Some(timer) = self.wheel.pop(at) {
                 self.fire(timer, at);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::record::load::{Endpoint, LoadReport, Second};
-use crate::record::load_view::ExceptionRow;
+use crate::record::load_view::{ExceptionRow, LoadView, Rates};
 
 const STATS: &str = "Type,Name,Request Count,Failure Count,Median Response Time,Average Response Time,Min Response Time,\
                      Max Response Time,Average Content Size,Requests/s,Failures/s,50%,66%,75%,80%,90%,95%,98%,99%,99.9%,99.99%,100%\n";
@@ -17,20 +17,22 @@ pub fn stats_csv(r: &LoadReport) -> String {
     for e in &r.by_name {
         row(&mut out, e, r.totals.duration_s);
     }
-    let l = &r.latency_ms;
-    let all = Endpoint {
-        method: String::new(),
+    row(&mut out, &aggregated(r), r.totals.duration_s);
+    out
+}
+
+/// All endpoints as one.
+fn aggregated(r: &LoadReport) -> Endpoint {
+    Endpoint {
         name: "Aggregated".to_owned(),
         requests: r.totals.requests,
         failures: r.totals.failures,
         rps: r.totals.rps,
-        latency_ms: *l,
+        latency_ms: r.latency_ms,
         bytes: r.totals.bytes,
         percentiles: r.percentiles.clone(),
         ..Endpoint::default()
-    };
-    row(&mut out, &all, r.totals.duration_s);
-    out
+    }
 }
 
 fn row(out: &mut String, e: &Endpoint, seconds: f64) {
@@ -56,7 +58,39 @@ fn row(out: &mut String, e: &Endpoint, seconds: f64) {
     out.push('\n');
 }
 
-/// `PREFIX_stats_history.csv`: the run as a whole, second by second; the percentiles of each line are that second's own.
+/// The first line of `PREFIX_stats_history.csv`.
+pub fn history_head() -> &'static str {
+    HISTORY
+}
+
+/// Lines of `PREFIX_stats_history.csv` for a moment: the run as a whole, after each endpoint if `full`. Rates are those of the
+/// last ten seconds, all else is counted from the start (Locust's percentiles too, without `--csv-full-history`).
+pub fn history_rows(view: &LoadView, wall_s: i64, full: bool) -> String {
+    let mut out = String::new();
+    let r = &view.report;
+    if full {
+        for (i, e) in r.by_name.iter().enumerate() {
+            history_row(&mut out, wall_s, view.users, e, view.rates.get(i).copied().unwrap_or_default());
+        }
+    }
+    history_row(&mut out, wall_s, view.users, &aggregated(r), view.rate);
+    out
+}
+
+fn history_row(out: &mut String, wall_s: i64, users: u32, e: &Endpoint, rate: Rates) {
+    let (method, name) = (cell(&e.method), cell(&e.name));
+    let _ = write!(out, "{wall_s},{users},{method},{name},{:.6},{:.6}", rate.requests, rate.failures);
+    for p in &e.percentiles {
+        let _ = write!(out, ",{}", number(*p));
+    }
+    let l = &e.latency_ms;
+    let size = if e.requests > 0 { e.bytes as f64 / e.requests as f64 } else { 0.0 };
+    let zero = |v: Option<f64>| v.unwrap_or(0.0);
+    let (p50, mean, min, max) = (zero(l.p50), zero(l.mean), zero(l.min), zero(l.max));
+    let _ = writeln!(out, ",{},{},{p50},{mean},{min},{max},{size}", e.requests, e.failures);
+}
+
+/// As `PREFIX_stats_history.csv` when nobody wrote it meanwhile: the run as a whole, second by second; the percentiles of each line are that second's own.
 pub fn history_csv(seconds: &[Second], start_wall_s: i64, r: &LoadReport) -> String {
     let mut out = HISTORY.to_owned();
     let (mut requests, mut failures, mut bytes) = (0, 0, 0);
@@ -125,7 +159,8 @@ mod tests {
         assert!(text.contains("\"/a,\"\"b\"\"\""));
         let last = text.lines().last().unwrap();
         assert_eq!(last.split(',').count(), STATS.split(',').count());
-        let history = history_csv(&[Second::default()], 0, &r);
+        let view = LoadView { report: LoadReport { by_name: Vec::new(), ..r }, ..LoadView::default() };
+        let history = history_rows(&view, 0, true);
         assert_eq!(history.lines().last().unwrap().split(',').count(), HISTORY.split(',').count());
         assert_eq!(cell("=1+1"), "'=1+1");
     }

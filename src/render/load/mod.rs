@@ -1,17 +1,21 @@
 //! A load run as the closing table, as JSON, and as the CSV files that Locust writes.
 
+mod buckets;
 mod csv;
 mod html;
 mod page;
 mod routes;
+mod summary;
 mod text;
 
 use std::io::Write;
 
-pub use csv::{exceptions_csv, failures_csv, history_csv, stats_csv};
+pub use buckets::{as_locust_rounds, round_second};
+pub use csv::{exceptions_csv, failures_csv, history_csv, history_head, history_rows, stats_csv};
 pub use html::load_html;
 pub use page::{CHARTS_JS, PAGE_CSS, embedded, load_page};
 pub use routes::{exceptions_json, logs_json, page_json, requests_json, tasks_json};
+pub use summary::{summary_text, task_ratio_text};
 pub use text::load_text;
 
 use crate::error::{Error, Kind, Result};

@@ -106,6 +106,8 @@ pub struct Console {
     run: u64,
     recorded: bool,
     recorder: Option<Arc<Recorder>>,
+    /// Whether somebody looks at runs before their end.
+    is_watched: bool,
     shown: Option<(Mono, Arc<LoadView>)>,
     /// Seconds of the run under way that were looked at.
     seconds: Arc<Vec<Second>>,
@@ -141,12 +143,23 @@ impl Console {
             run: 0,
             recorded,
             recorder: None,
+            is_watched: true,
             shown: None,
             seconds: Arc::default(),
             stop_at: None,
             logs: VecDeque::new(),
         };
         (console, Panel { asks: sender })
+    }
+
+    /// Nobody looks at runs before their end: no tally by name is kept beside the engine's own, which costs CPU.
+    pub fn without_watchers(&mut self) {
+        self.is_watched = false;
+    }
+
+    /// How many users there are to be, and when the run under way ends by itself, ns after its start.
+    pub fn course(&self) -> (Option<u32>, Option<u64>) {
+        self.drive.as_ref().map_or((None, None), |d| (d.wanted_users(), d.length_ns()))
     }
 
     /// Answers what was asked and follows the run, for about `longest`.
@@ -219,7 +232,9 @@ impl Console {
         let mut drive = Drive::start(plan.clone(), recorder.clone()).inspect_err(|e| {
             self.log(&format!("could not start: {e:#}"));
         })?;
-        drive.follow();
+        if self.is_watched {
+            drive.follow();
+        }
         self.recorder = recorder;
         self.plan = plan;
         self.asked = asked(&self.plan);
@@ -354,7 +369,7 @@ impl Console {
         let was_reset = drive.was_reset();
         drive.describe(&mut view);
         let driven = drive.finish()?;
-        if !was_reset {
+        if !was_reset || self.plan.reset_stats {
             view.report = driven.report.clone();
         }
         view.rates.clear();

@@ -10,11 +10,14 @@ mod players;
 mod recorded;
 mod shares;
 mod view;
+mod watched;
 
 pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
 use players::Players;
 pub use recorded::{Beside, LoadRecording, describe};
+pub use shares::shares;
 pub use view::view_of;
+pub use watched::{Used, Watched};
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -101,6 +104,8 @@ pub struct LoadPlan {
     pub stop_timeout_ns: Option<u64>,
     /// What the run is graded by.
     pub targets: Vec<Target>,
+    /// Count anew when the ramp is over.
+    pub reset_stats: bool,
 }
 
 impl LoadPlan {
@@ -196,6 +201,8 @@ pub struct Drive {
     /// When the last stretch begins, ns after the start.
     level_from: u64,
     follower: Option<follow::Follower>,
+    /// When the ramp is over and counting begins anew, ns of the one clock.
+    fresh: Option<u64>,
 }
 
 /// What a run left.
@@ -285,12 +292,15 @@ impl Drive {
             Course::Closed(level) => Some(level),
             Course::Open { .. } => None,
         };
+        let fresh = (plan.reset_stats && steady > 0).then(|| start.saturating_add(steady));
+        board.fresh.store(fresh.unwrap_or(0), Ordering::SeqCst);
         mark(recorder.as_deref(), start, &format!("load: {}", if steady > 0 { "ramp" } else { "steady" }));
         Ok(Self {
             recorder,
             recorded_names: 0,
             steady: (steady > 0 && steady < end).then(|| start + steady),
             level_from: steady,
+            fresh,
             follower: None,
             level,
             board,
@@ -364,6 +374,9 @@ impl Drive {
         }
         self.record(&window);
         if let Some(follower) = &mut self.follower {
+            if let Some(fresh) = self.fresh.filter(|at| window.end >= *at && follower.since().is_none_or(|s| s < *at)) {
+                follower.reset(fresh);
+            }
             follower.take(&window);
         }
         for row in &window.rows {
@@ -470,7 +483,7 @@ impl Drive {
             names: self.names.list(),
             crowded: self.names.is_crowded(),
             start: self.start,
-            duration_ns: ended.saturating_sub(self.start),
+            duration_ns: ended.saturating_sub(self.fresh.filter(|at| *at < ended).unwrap_or(self.start)),
             open: self.open,
             threads,
             seed: self.plan.scenario.seed,
