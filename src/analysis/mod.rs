@@ -8,6 +8,7 @@
 mod cost;
 mod frames;
 mod functions;
+pub mod load;
 mod paths;
 mod profile;
 mod quality;

@@ -60,7 +60,15 @@ impl Slice {
     /// # Errors
     /// `Usage` when the slice is empty or lies outside of the recording.
     pub fn window(&self, rec: &Recording) -> Result<Window> {
-        let (start, end) = (rec.started(), rec.ended().max(rec.started()));
+        let (from, to) = self.bounds(rec.started(), rec.ended().max(rec.started()))?;
+        Ok(Window { from, to, cut_from: self.from.is_some(), cut_to: self.to.is_some() })
+    }
+
+    /// The first instant, and the first one behind, of something that lasts from `start` to `end`.
+    ///
+    /// # Errors
+    /// As [`Self::window`].
+    pub fn bounds(&self, start: Mono, end: Mono) -> Result<(Mono, Mono)> {
         let at = |point: Point| match point {
             Point::AfterStart(n) => start.plus(n.0),
             Point::BeforeEnd(n) => Mono(end.0.saturating_sub(n.0)).max(start),
@@ -72,7 +80,7 @@ impl Slice {
             return Err(Error::usage(format!("nothing lies between --from and --to: the recording is {length} long"))
                 .advise("give times from its start (--from 10s --to 20s) or back from its end (--from -10s)"));
         }
-        Ok(Window { from, to, cut_from: self.from.is_some(), cut_to: self.to.is_some() })
+        Ok((from, to))
     }
 }
 

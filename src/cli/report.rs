@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use super::exit::{Exit, input};
+use super::load::RecordedLoad;
 use super::outputs::Outputs;
 use super::screen::Screen;
 use super::shared::{OutputArgs, TalkArgs, quoted};
@@ -27,6 +28,9 @@ Examples:
   The last ten seconds, by thread:
       perfkit report run.perfkit --from -10s --threads
 
+  A load run as its tables, as Locust's CSV, as JUnit, and its slowest requests:
+      perfkit report load.perfkit -o stats.csv -o junit.xml -o slowest.csv
+
 A recording that was cut off (kill -9, a full disk) is read as far as it goes,
 with names.
 
@@ -42,6 +46,10 @@ pub struct ReportArgs {
     /// The recording, made with -o FILE.perfkit
     #[arg(value_name = "RECORDING", value_hint = ValueHint::FilePath)]
     recording: PathBuf,
+
+    /// Show the load run that drove the target, where there is a measurement beside it [default: both in the table]
+    #[arg(long, help_heading = SHOW)]
+    load: bool,
 
     #[command(flatten)]
     slice: SliceArgs,
@@ -78,6 +86,17 @@ pub struct ReportArgs {
 /// `Usage` for outputs that cannot be, a file that is no recording, a slice outside of it.
 pub fn run(args: &ReportArgs) -> Result<Exit> {
     let screen = Screen::new(args.talk);
+    let load = RecordedLoad::open(&args.recording).map_err(input)?;
+    match &load {
+        Some(load) if args.load || !load.has_samples() => {
+            return load.show(args.slice.slice(), &args.output, args.talk, &screen);
+        }
+        None if args.load => {
+            return Err(Error::usage(format!("{} holds no load run", args.recording.display()))
+                .advise("make one with: perfkit load … -o run.perfkit"));
+        }
+        _ => {}
+    }
     let mut outputs = Outputs::open(&args.output, args.talk.color)?;
     if outputs.has_recording() || outputs.has_file(&args.recording) {
         return Err(Error::usage("a report is a view of a recording and cannot be one")
@@ -94,6 +113,9 @@ pub fn run(args: &ReportArgs) -> Result<Exit> {
     let written = outputs.write(&profile, &options);
     if !outputs.has_table() && args.talk.verbose {
         drop(closing_lines(&profile, &options.subject, &mut std::io::stderr().lock()));
+    }
+    if let Some(load) = load.filter(|_| outputs.has_table()) {
+        load.beside(args.slice.slice(), args.talk)?;
     }
     Ok(if screen.wrote(&written) { Exit::Done } else { Exit::Partial })
 }

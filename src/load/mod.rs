@@ -12,6 +12,8 @@ pub mod program;
 pub mod report;
 pub mod scenario;
 pub mod script;
+pub mod slowest;
+pub mod stop_on;
 pub mod tally;
 pub mod tree;
 pub mod wheel;

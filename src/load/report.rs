@@ -89,6 +89,9 @@ pub fn report(tally: &Tally, facts: &Facts, targets: &[Target]) -> LoadReport {
         targets: Vec::new(),
         marks: Vec::new(),
         model: if facts.open { "open" } else { "closed" }.to_owned(),
+        phases: Vec::new(),
+        stopped: None,
+        baseline: None,
         percentiles: LOCUST_PERCENTILES.iter().map(|p| total.latency.percentile_ms(*p)).collect(),
     };
     report.targets = targets.iter().map(|t| grade(t, tally, &total, facts)).collect();

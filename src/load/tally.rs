@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use rustc_hash::FxHashMap;
 
 use super::script::NameId;
+use super::slowest::Slowest;
 
 /// Distinct errors that are kept apart, a thread.
 pub const MESSAGES: usize = 500;
@@ -215,11 +216,18 @@ pub struct Tally {
     pub connections: u64,
     /// Answers after which the server sent bytes that nobody asked for.
     pub stray: u64,
+    /// The slowest requests, where they are wanted.
+    pub slowest: Slowest,
     /// Whether there are failures that no window has told of.
     untold: bool,
 }
 
 impl Tally {
+    /// An empty one that keeps up to `room` of the slowest requests.
+    pub fn keeping(room: usize) -> Self {
+        Self { slowest: Slowest::new(room), ..Self::default() }
+    }
+
     /// Takes a request that ended.
     pub fn record(&mut self, o: &Outcome, failure: Option<Failure>) {
         let at = o.name.0 as usize;
@@ -241,6 +249,7 @@ impl Tally {
         if o.status > 0 {
             *stats.statuses.entry(o.status).or_default() += 1;
         }
+        self.slowest.offer(o, failure.as_ref());
         if let Some(failure) = failure {
             stats.failures += 1;
             self.fail(o.name, failure, o.end);
@@ -314,6 +323,7 @@ impl Tally {
         self.peak_users += other.peak_users;
         self.connections += other.connections;
         self.stray += other.stray;
+        self.slowest.add(&other.slowest);
     }
 
     /// All names together.

@@ -2,10 +2,11 @@
 //!
 //! Times are ms, rates a second, shares percent. `None` means not measured. Field names are those of the JSON contract.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A load run.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LoadReport {
     /// Counts of the run.
     pub totals: Totals,
@@ -29,13 +30,23 @@ pub struct LoadReport {
     pub marks: Vec<String>,
     /// What drove: `closed` or `open`.
     pub model: String,
+    /// The parts of the run, where they are known from its recording.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhaseRow>,
+    /// Why the run ended before its time, where a rule of `--stop-on` ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
+    /// How it compares with an earlier run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Comparison>,
     /// Latencies of all together at [`LOCUST_PERCENTILES`].
     #[serde(skip)]
     pub percentiles: Vec<Option<f64>>,
 }
 
 /// Counts of a run.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Totals {
     /// Requests that ended, failures among them.
     pub requests: u64,
@@ -66,7 +77,8 @@ pub struct Totals {
 }
 
 /// How times are spread, ms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Spread {
     /// The mean.
     pub mean: Option<f64>,
@@ -92,7 +104,8 @@ pub struct Spread {
 pub const LOCUST_PERCENTILES: [f64; 11] = [50.0, 66.0, 75.0, 80.0, 90.0, 95.0, 98.0, 99.0, 99.9, 99.99, 100.0];
 
 /// An endpoint.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Endpoint {
     /// The method.
     pub method: String,
@@ -124,7 +137,8 @@ pub struct Endpoint {
 }
 
 /// A failure.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ErrorRow {
     /// The method.
     pub method: String,
@@ -143,7 +157,8 @@ pub struct ErrorRow {
 }
 
 /// A target with its grade.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Graded {
     /// The endpoint; `None` for all.
     pub name: Option<String>,
@@ -163,8 +178,79 @@ pub struct Graded {
     pub grade: Grade,
 }
 
+/// Where a part of a run begins.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PhaseRow {
+    /// When, seconds since the start.
+    pub at_s: f64,
+    /// What: `ramp`, `steady`, `stop`, or why the run ended early.
+    pub phase: String,
+}
+
+/// A run beside an earlier one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Comparison {
+    /// The earlier run, as it was named.
+    pub baseline: String,
+    /// How it was decided what is significant, in words.
+    pub method: String,
+    /// What must be known to read the rest: the runs were not driven alike, endpoints are new or gone.
+    pub remarks: Vec<String>,
+    /// Everything that was compared; what changed comes first, the worst first.
+    pub changes: Vec<Change>,
+}
+
+impl Comparison {
+    /// Whether anything got worse.
+    pub fn is_regression(&self) -> bool {
+        self.changes.iter().any(|c| c.verdict == Verdict::Worse)
+    }
+
+    /// How many changes have this verdict.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.changes.iter().filter(|c| c.verdict == verdict).count()
+    }
+}
+
+/// A number of both runs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Change {
+    /// The endpoint, `METHOD name`; `None` for all together.
+    pub name: Option<String>,
+    /// What was measured: `p50`, `p95`, `p99`, `rps`, `errors`.
+    pub metric: String,
+    /// `ms`, `/s` or `%`.
+    pub unit: String,
+    /// Its value in the earlier run.
+    pub before: f64,
+    /// Its value in this one.
+    pub after: f64,
+    /// The change: percent of the earlier value, for errors percentage points; `None` where there was nothing before.
+    pub change: Option<f64>,
+    /// Where the change lies with 99 % probability, where that could be estimated.
+    pub between: Option<(f64, f64)>,
+    /// What to make of it.
+    pub verdict: Verdict,
+}
+
+/// What a change means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Significantly worse.
+    Worse,
+    /// Significantly better.
+    Better,
+    /// No significant change.
+    #[default]
+    Same,
+}
+
 /// How well a target was met.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
     /// As it should be.
@@ -177,7 +263,8 @@ pub enum Grade {
 }
 
 /// A second of the run, for curves and history files.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Second {
     /// Its end, seconds since the start.
     pub at_s: f64,

@@ -7,11 +7,13 @@
 
 pub mod dump;
 pub mod load;
+pub mod load_part;
 pub mod load_view;
 mod model;
 mod read;
 mod recorder;
 pub mod requests;
+pub mod slices;
 mod store;
 #[cfg(test)]
 mod views;

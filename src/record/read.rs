@@ -65,31 +65,8 @@ impl Recording {
     /// `Gone` or `Denied` when it cannot be opened, `Malformed` when it is no recording or a broken one, `Unsupported`
     /// when a newer perfkit wrote it.
     pub fn open(path: &Path) -> Result<Self> {
-        let show = path.display().to_string();
-        std::fs::File::open(path).map_err(|e| Error::io(format!("cannot open {show}"), e))?;
-        // A recording cut by kill -9 has a WAL that must be replayed, which needs write access; without it, read what can be read.
-        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
-            .or_else(|_| Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
-            .map_err(|e| Error::from(e).within(&show))?;
-        let foreign = |e: rusqlite::Error| {
-            Error::new(Kind::Malformed, format!("{show} is not a perfkit recording"))
-                .caused_by(e)
-                .advise("make one with: perfkit cpu --pid P -d 10 -o run.perfkit")
-        };
-        let id: i64 = db.pragma_query_value(None, "application_id", |r| r.get(0)).map_err(foreign)?;
-        if id != APPLICATION_ID {
-            return Err(Error::new(Kind::Malformed, format!("{show} is a SQLite file, but not a perfkit recording"))
-                .advise("make one with: perfkit cpu --pid P -d 10 -o run.perfkit"));
-        }
-        let version: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(foreign)?;
-        if version > SCHEMA_VERSION {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("{show} has format {version}; this perfkit reads up to {SCHEMA_VERSION}"),
-            )
-            .advise("open it with the perfkit that wrote it, or a newer one"));
-        }
-        Self::load(&db).map_err(|e| e.within(&show))
+        let db = open(path)?;
+        Self::load(&db).map_err(|e| e.within(&path.display().to_string()))
     }
 
     /// Reads everything from an open database.
@@ -254,11 +231,43 @@ impl Recording {
     }
 }
 
+/// Opens the database of a recording.
+///
+/// # Errors
+/// As [`Recording::open`].
+pub(super) fn open(path: &Path) -> Result<Connection> {
+    let show = path.display().to_string();
+    std::fs::File::open(path).map_err(|e| Error::io(format!("cannot open {show}"), e))?;
+    // A recording cut by kill -9 has a WAL that must be replayed, which needs write access; without it, read what can be read.
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .or_else(|_| Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
+        .map_err(|e| Error::from(e).within(&show))?;
+    let foreign = |e: rusqlite::Error| {
+        Error::new(Kind::Malformed, format!("{show} is not a perfkit recording"))
+            .caused_by(e)
+            .advise("make one with: perfkit cpu --pid P -d 10 -o run.perfkit")
+    };
+    let id: i64 = db.pragma_query_value(None, "application_id", |r| r.get(0)).map_err(foreign)?;
+    if id != APPLICATION_ID {
+        return Err(Error::new(Kind::Malformed, format!("{show} is a SQLite file, but not a perfkit recording"))
+            .advise("make one with: perfkit cpu --pid P -d 10 -o run.perfkit"));
+    }
+    let version: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(foreign)?;
+    if version > SCHEMA_VERSION {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("{show} has format {version}; this perfkit reads up to {SCHEMA_VERSION}"),
+        )
+        .advise("open it with the perfkit that wrote it, or a newer one"));
+    }
+    Ok(db)
+}
+
 fn mono(r: &rusqlite::Row<'_>, i: usize) -> rusqlite::Result<Mono> {
     unsigned(r, i).map(Mono)
 }
 
-fn unsigned(r: &rusqlite::Row<'_>, i: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(r: &rusqlite::Row<'_>, i: usize) -> rusqlite::Result<u64> {
     r.get::<_, i64>(i).map(|v| v.max(0) as u64)
 }
 

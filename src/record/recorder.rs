@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustc_hash::FxHashMap;
 
 use super::model::{Event, Frame, FrameId, FrameKind, Process, ProcessId, Stack, StackId, Thread, ThreadId};
-use super::requests::{RequestError, RequestWindow};
+use super::requests::{RequestError, RequestWindow, SlowRequest};
 
 /// Events held before the writer takes them; past that new ones are dropped and counted.
 const QUEUE_LIMIT: usize = 1_000_000;
@@ -37,6 +37,7 @@ pub(super) struct Batch {
     pub(super) endpoints: Vec<(u32, String, String)>,
     pub(super) windows: Vec<RequestWindow>,
     pub(super) errors: Vec<RequestError>,
+    pub(super) slow: Vec<SlowRequest>,
 }
 
 #[derive(Default)]
@@ -172,6 +173,11 @@ impl Recorder {
     /// Takes what failed in a load run.
     pub fn request_error(&self, error: RequestError) {
         self.lock().batch.errors.push(error);
+    }
+
+    /// Takes one of the slowest requests of a load run.
+    pub fn slow_request(&self, request: SlowRequest) {
+        self.lock().batch.slow.push(request);
     }
 
     pub(super) fn take(&self) -> Batch {

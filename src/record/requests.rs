@@ -38,6 +38,34 @@ pub struct RequestError {
     pub last: crate::clock::Mono,
 }
 
+/// One of the slowest requests, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlowRequest {
+    /// The endpoint's number.
+    pub endpoint: u32,
+    /// When it was due.
+    pub due: crate::clock::Mono,
+    /// When it was sent.
+    pub sent: crate::clock::Mono,
+    /// When its first byte came, if one came.
+    pub first: Option<crate::clock::Mono>,
+    /// When it ended.
+    pub end: crate::clock::Mono,
+    /// Its status, if it had an answer.
+    pub status: Option<u16>,
+    /// Content received, bytes.
+    pub bytes: u64,
+    /// Kind and message of its failure.
+    pub failure: Option<(String, String)>,
+}
+
+impl SlowRequest {
+    /// From its due time to its end, ns.
+    pub fn latency_ns(&self) -> u64 {
+        self.end.since(self.due)
+    }
+}
+
 /// The highest bits of a value that are kept.
 const BITS: u32 = 11;
 

@@ -26,6 +26,10 @@ CREATE TABLE request_window (at_ns INTEGER NOT NULL, endpoint INTEGER NOT NULL R
                       failures INTEGER NOT NULL, bytes INTEGER NOT NULL, latency BLOB NOT NULL);
 CREATE TABLE request_error (endpoint INTEGER NOT NULL REFERENCES endpoint, kind TEXT NOT NULL, message TEXT NOT NULL,
                       count INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL);
+-- The slowest 1 % of a load run's requests, at most 100,000, each whole: due (when it should have been sent), sent, first byte
+-- (NULL: none came), end; status NULL: no answer; kind and message NULL: no failure. Latency is end_ns - due_ns.
+CREATE TABLE slow_request (endpoint INTEGER NOT NULL REFERENCES endpoint, due_ns INTEGER NOT NULL, sent_ns INTEGER NOT NULL,
+                      first_ns INTEGER, end_ns INTEGER NOT NULL, status INTEGER, bytes INTEGER NOT NULL, kind TEXT, message TEXT);
 -- The functions that a frame stands for, one inlined into the other: depth 0 is the frame itself, the largest depth the innermost.
 CREATE VIEW place AS
   SELECT id AS frame, 0 AS depth, kind, coalesce(function, CASE kind

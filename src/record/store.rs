@@ -21,8 +21,8 @@ use crate::error::{DISK_FULL, Error, Result};
 pub const SCHEMA: &str = include_str!("schema.sql");
 /// `PRAGMA user_version` of recordings written by this perfkit.
 ///
-/// 2: `frame.first_line`, the view `place`.
-pub const SCHEMA_VERSION: i64 = 2;
+/// 2: `frame.first_line`, the view `place`. 3: `slow_request`.
+pub const SCHEMA_VERSION: i64 = 3;
 /// `PRAGMA application_id`: "pfkt".
 pub(super) const APPLICATION_ID: i64 = 0x7066_6b74;
 
@@ -114,6 +114,15 @@ impl Store {
         db.pragma_update(None, "foreign_keys", false)?;
         db.set_prepared_statement_cache_capacity(32);
         Ok(Self { db, path, full: None })
+    }
+
+    /// Keeps at most so many KB of the file in memory. For a recording that only grows at its end, a few pages do.
+    ///
+    /// # Errors
+    /// `Io` when SQLite refuses.
+    pub fn keep_small(&self, cache_kb: u32) -> Result<()> {
+        self.db.pragma_update(None, "cache_size", -i64::from(cache_kb))?;
+        Ok(())
     }
 
     /// Where the recording lies, `None` in memory.
@@ -295,6 +304,13 @@ fn write(tx: &Connection, batch: &Batch) -> Result<()> {
     let mut put = tx.prepare_cached("INSERT INTO request_error VALUES (?,?,?,?,?,?)")?;
     for e in &batch.errors {
         put.execute(params![e.endpoint, e.kind, e.message, e.count as i64, e.first.0 as i64, e.last.0 as i64])?;
+    }
+    let mut put = tx.prepare_cached("INSERT INTO slow_request VALUES (?,?,?,?,?,?,?,?,?)")?;
+    for s in &batch.slow {
+        let (kind, message) = s.failure.as_ref().map(|(k, m)| (k, m)).unzip();
+        let times = [s.due, s.sent, s.end].map(|t| t.0 as i64);
+        let first = s.first.map(|t| t.0 as i64);
+        put.execute(params![s.endpoint, times[0], times[1], first, times[2], s.status, s.bytes as i64, kind, message])?;
     }
     if batch.dropped > 0 {
         loss.execute(params![

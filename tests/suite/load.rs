@@ -3,6 +3,7 @@
 //! Servers listen on free ports of the loopback and say what they saw; nothing here waits by sleeping.
 
 mod beside;
+mod judge;
 mod scenarios;
 mod server;
 mod weather;

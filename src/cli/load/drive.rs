@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::load::locust::Locustfile;
 use crate::load::program::Choice;
 use crate::load::scenario::{READY, Scenario, Target, default_targets, from_text, ready};
-use crate::session::load::{LoadPlan, LocustRun};
+use crate::session::load::{Judging, LoadPlan, LocustRun};
 use crate::units::Nanos;
 
 const LOAD: &str = "Load";
@@ -253,6 +253,7 @@ impl DriveArgs {
             threads: self.processes,
             stop_timeout_ns: self.stop_timeout.map(|t| t.0),
             targets,
+            judging: Judging::default(),
             reset_stats: false,
         };
         if plan.run_time_ns == Some(0) {

@@ -3,21 +3,25 @@
 mod config;
 mod drive;
 mod follow;
+mod judge;
 mod live;
 mod options;
+mod recorded;
 mod web;
 
 pub use config::complete;
 pub use drive::BesideArgs;
+pub use recorded::RecordedLoad;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum, ValueHint};
+use clap::Args;
 
 use self::drive::DriveArgs;
 use self::follow::{History, Keep, Left, Wishes, follow};
+use self::judge::{Judge, JudgeArgs};
 use self::live::Live;
 use self::options::{Level, LocustOnlyArgs, LogArgs, ScenarioArgs, StatsArgs, html_name, make_directory};
 use self::web::WebArgs;
@@ -30,7 +34,7 @@ use super::view::wants_color;
 use crate::error::{Error, Kind, Result};
 use crate::load::report::is_partial;
 use crate::os::terminal::Keys;
-use crate::record::load::{Grade, LoadReport};
+use crate::record::load::LoadReport;
 use crate::record::load_view::LoadView;
 use crate::render::{
     as_locust_rounds, exceptions_csv, failures_csv, load_html, load_json, load_text, round_second, stats_csv,
@@ -50,6 +54,9 @@ Examples:
       perfkit load world.toml NPCInteractionTest -u 500 -r 50 -t 5m --headless --csv run
   500 arrivals a second whatever the answers take, as one JSON document:
       perfkit load world.toml --arrivals 500/s -t 1m --json
+  Ended when more than 5 % fail, compared with an earlier run, told to a CI job:
+      perfkit load world.toml -u 100 -t 5m --headless --stop-on 'errors>5% for 10s' \
+          --baseline before.perfkit -o after.perfkit -o junit.xml --github
   One URL, 50 connections, no pause:
       perfkit load http://127.0.0.1:8000/world -u 50 -r 1000 -t 10s --headless
 
@@ -59,7 +66,8 @@ Presets (-u, -r, -t overrule them):
 
 Exit codes:
   0  done
-  1  done, and a target was missed (see --fail-on)
+  1  done, and a target was missed, a rule of --stop-on ended it, or it is
+     worse than the --baseline (see --fail-on)
   2  usage or a mistake in the scenario; nothing was sent
   3  could not drive: the host is not to be found, threads cannot be started
   4  partial: the generator could not keep its schedule, or a file could not
@@ -79,17 +87,12 @@ pub struct LoadArgs {
     #[command(flatten)]
     web: WebArgs,
 
-    /// What makes the exit code 1: missed (a target), acceptable (that or worse), never
-    #[arg(long, value_enum, value_name = "GRADE", hide_possible_values = true, help_heading = OUTPUT)]
-    fail_on: Option<FailOn>,
+    #[command(flatten)]
+    judge: JudgeArgs,
 
     /// Print the report as one JSON document on standard output [default: a table]
     #[arg(long, help_heading = OUTPUT)]
     json: bool,
-
-    /// Keep the run in a recording: FILE.perfkit
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
-    output: Option<PathBuf>,
 
     /// Replace a recording that exists [default: off]
     #[arg(long, help_heading = OUTPUT)]
@@ -139,13 +142,6 @@ impl LoadArgs {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FailOn {
-    Missed,
-    Acceptable,
-    Never,
-}
-
 /// Runs `perfkit load`.
 ///
 /// # Errors
@@ -162,20 +158,17 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
     // A mistake in the plan is told now, not when somebody presses the button.
     plan.course()?;
     let files = Files::open(args, &plan)?;
-    if let Some(path) = &args.output {
-        Place::for_recording(path, args.force)?;
-    }
+    let judge = args.judge.open(args.force, own_targets, &mut plan)?;
     let targets = args.pid.iter().map(|pid| {
         let gone = || Error::new(Kind::Gone, format!("there is no process {pid} to watch")).advise("look at --pid");
         Watched::new(*pid).ok_or_else(gone)
     });
     let targets = targets.collect::<Result<Vec<_>>>()?;
-    let fail_on = args.fail_on.unwrap_or(if own_targets { FailOn::Missed } else { FailOn::Never });
     let is_shown = !args.stats.only_summary && !args.stats.print_stats && screen.open_view();
     // Before signals are taken over: the terminal is put back first.
     let keys = if is_shown { Keys::listen().map_err(|e| Error::io("cannot ask for keys", e))? } else { None };
     let signals = Signals::listen()?;
-    let (mut console, panel) = Console::new(plan, args.output.is_some());
+    let (mut console, panel) = Console::new(plan, judge.recording.is_some());
     let web = if args.is_headless() {
         None
     } else {
@@ -194,7 +187,11 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
         console.without_watchers();
     }
     let wishes = Wishes {
-        keep: args.output.as_ref().map(|path| Keep { path, replace: args.force, words: args.drive.words.join(" ") }),
+        keep: judge.recording.as_ref().map(|path| Keep {
+            path,
+            replace: args.force,
+            words: args.drive.words.join(" "),
+        }),
         history: history.transpose()?,
         live: is_shown.then(|| Live::new(keys, targets, url, color)),
         prints,
@@ -205,7 +202,7 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
     let mut written = Written::default();
     let left = follow(&mut console, wishes, &signals, &screen, &mut written)?;
     match left {
-        Some(left) => finish(args, &screen, left, files, written, fail_on),
+        Some(left) => finish(args, &screen, left, files, written, judge),
         // Nothing was started, and so there is nothing to tell.
         None => Ok(Exit::Done),
     }
@@ -265,10 +262,11 @@ fn finish(
     left: Left,
     mut files: Files,
     mut written: Written,
-    fail_on: FailOn,
+    mut judge: Judge,
 ) -> Result<Exit> {
     let Left { mut driven, recording, history, view } = left;
     let mut view = LoadView::clone(&view);
+    judge.compare(&mut driven);
     if args.stats.locust_buckets {
         as_locust_rounds(&mut driven.report);
         driven.seconds.iter_mut().for_each(round_second);
@@ -276,7 +274,7 @@ fn finish(
     }
     let report = &driven.report;
     print(report, args)?;
-    if let (Some(recording), Some(path)) = (recording, &args.output) {
+    if let (Some(recording), Some(path)) = (recording, &judge.recording) {
         match recording.close(&driven) {
             Ok(()) => written.files.push((path.clone(), std::fs::metadata(path).ok().map(|m| m.len()))),
             Err(e) => written.failures.push(e),
@@ -306,21 +304,17 @@ fn finish(
         let size = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
         written.files.push((path, size));
     }
+    judge.write(&driven, &mut written);
     let complete = screen.wrote(&written);
     if args.json {
         for mark in &report.marks {
             screen.say(Remark::Warning, mark);
         }
     }
-    let worst = report.targets.iter().map(|t| t.grade).max();
-    let fails = match fail_on {
-        FailOn::Never => false,
-        FailOn::Missed => worst >= Some(Grade::Missed),
-        FailOn::Acceptable => worst >= Some(Grade::Acceptable),
-    };
+    let fails = judge.fails(report);
     // Whoever asks for Locust's codes gets those alone, unless grades are asked for, too.
     if let Some(code) = args.stats.exit_code_on_error
-        && !(fails && args.fail_on.is_some())
+        && !(fails && args.judge.grades_exit())
     {
         return Ok(if report.totals.failures > 0 { Exit::Program(code) } else { Exit::Done });
     }

@@ -55,6 +55,8 @@ pub struct Order {
     pub servers: Vec<Server>,
     /// Wall-clock time minus the one clock, ns.
     pub wall_offset_ns: i64,
+    /// How many of the slowest requests are kept whole.
+    pub slowest: usize,
 }
 
 /// What workers and their conductor share: read seldom, written seldom.

@@ -97,7 +97,7 @@ impl<'a, S: Script> Worker<'a, S> {
             tasks: 0,
             by_number: FxHashMap::default(),
             wheel: Wheel::new(order.start),
-            tally: Tally::default(),
+            tally: Tally::keeping(order.slowest),
             rows: Vec::new(),
             lag_max: 0,
             buffer: vec![0; BUFFER].into(),

@@ -18,6 +18,7 @@ pub use template::{Arg, Call, FUNCTIONS, Part, Template};
 
 use std::path::Path;
 
+use super::stop_on::StopOn;
 use super::tree::{self, Node, Place};
 use crate::error::{Error, Result};
 
@@ -61,6 +62,8 @@ pub struct RunDefaults {
     pub run_time_ns: Option<u64>,
     /// Arrivals (open model) as written: `500/s`, `0/s..500/s in 1m`.
     pub arrivals: Option<String>,
+    /// Rules that end the run before its time.
+    pub stop_on: Vec<StopOn>,
 }
 
 /// How certificates are checked.

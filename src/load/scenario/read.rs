@@ -11,6 +11,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::load::jsonpath::JsonPath;
+use crate::load::stop_on::StopOn;
 use crate::load::tree::{Node, Source, Value, parse_toml, parse_yaml};
 
 const METHODS: [&str; 7] = ["get", "post", "put", "patch", "delete", "head", "options"];
@@ -97,8 +98,19 @@ fn run(source: Source<'_>, node: &Node) -> Result<RunDefaults> {
         spawn_rate: positive(&mut t, "spawn_rate")?,
         run_time_ns: t.duration("run_time")?,
         arrivals: t.text("arrivals")?.map(|(_, a)| a.to_owned()),
+        stop_on: t.list("stop_on").into_iter().map(|n| stop_on(source, n)).collect::<Result<_>>()?,
     };
     t.finish().map(|()| run)
+}
+
+fn stop_on(source: Source<'_>, node: &Node) -> Result<StopOn> {
+    StopOn::parse(text(source, node, "stop_on")?).map_err(|e| {
+        let told = source.error(node.at, &e);
+        match e.advice() {
+            Some(a) => told.advise(a),
+            None => told,
+        }
+    })
 }
 
 fn positive(t: &mut Table<'_>, key: &'static str) -> Result<Option<f64>> {

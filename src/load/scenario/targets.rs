@@ -45,6 +45,18 @@ pub enum Measure {
 }
 
 impl Measure {
+    /// What users call `text`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "mean" | "avg" | "average" => Self::Mean,
+            "max" => Self::Max,
+            "rps" | "throughput" => Self::Throughput,
+            "errors" | "error_rate" | "failures" => Self::Errors,
+            "median" => Self::Percentile(50.0),
+            other => Self::Percentile(other.strip_prefix('p')?.parse().ok().filter(|p| (0.0..=100.0).contains(p))?),
+        })
+    }
+
     /// As users write it.
     pub fn name(self) -> String {
         match self {
@@ -78,17 +90,8 @@ impl Target {
         };
         let (main, rest) = text.split_once(',').map_or((text, None), |(a, b)| (a, Some(b)));
         let at = main.find(['<', '>']).ok_or_else(|| wrong("< or > is missing"))?;
-        let measure = match main[..at].trim() {
-            "mean" | "avg" | "average" => Measure::Mean,
-            "max" => Measure::Max,
-            "rps" | "throughput" => Measure::Throughput,
-            "errors" | "error_rate" | "failures" => Measure::Errors,
-            "median" => Measure::Percentile(50.0),
-            other => match other.strip_prefix('p').map(str::parse::<f64>) {
-                Some(Ok(p)) if (0.0..=100.0).contains(&p) => Measure::Percentile(p),
-                _ => return Err(wrong(&format!("'{other}' is not measured"))),
-            },
-        };
+        let what = main[..at].trim();
+        let measure = Measure::parse(what).ok_or_else(|| wrong(&format!("'{what}' is not measured")))?;
         let value = |t: &str| -> Result<f64> {
             let t = t.trim().trim_start_matches('=').trim();
             let number = match measure.unit() {

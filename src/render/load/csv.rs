@@ -134,7 +134,7 @@ fn number(v: Option<f64>) -> String {
 }
 
 /// A cell by RFC 4180; what a spreadsheet would take for a formula is kept from it by an apostrophe.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     let text = if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() };
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }

@@ -2,19 +2,26 @@
 
 mod buckets;
 mod csv;
+mod github;
 mod html;
+mod junit;
 mod page;
 mod routes;
+mod slowest;
 mod summary;
 mod text;
+mod verdict;
 
 use std::io::Write;
 
 pub use buckets::{as_locust_rounds, round_second};
 pub use csv::{exceptions_csv, failures_csv, history_csv, history_head, history_rows, stats_csv};
+pub use github::{github_annotations, github_summary};
 pub use html::load_html;
+pub use junit::junit;
 pub use page::{CHARTS_JS, PAGE_CSS, embedded, load_page};
 pub use routes::{exceptions_json, logs_json, page_json, requests_json, tasks_json};
+pub use slowest::{slowest_csv, slowest_text};
 pub use summary::{summary_text, task_ratio_text};
 pub use text::load_text;
 

@@ -24,6 +24,7 @@ fn write(r: &LoadReport, color: bool, out: &mut dyn Write) -> io::Result<()> {
     for mark in &r.marks {
         writeln!(out, "{}", paint(format!("! {mark}"), "33"))?;
     }
+    super::verdict::first_lines(r, color, out)?;
     let t = &r.totals;
     let share = if t.requests > 0 { 100.0 * t.failures as f64 / t.requests as f64 } else { 0.0 };
     write!(
@@ -119,10 +120,11 @@ fn write(r: &LoadReport, color: bool, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "  {} {}", paint(format!("{word:<10}"), code), target(t))?;
         }
     }
-    Ok(())
+    super::verdict::baseline(r, color, out)
 }
 
-fn target(t: &Graded) -> String {
+/// A target in words, with its value.
+pub(super) fn target(t: &Graded) -> String {
     let sign = if t.above { ">" } else { "<" };
     let value = t.value.map_or_else(|| "not measured".to_owned(), |v| amount(v, &t.unit));
     let acceptable = t.acceptable.map_or_else(String::new, |a| format!(", acceptable {}", amount(a, &t.unit)));
@@ -130,7 +132,7 @@ fn target(t: &Graded) -> String {
     format!("{name}{} {value} (wanted {sign} {}{acceptable})", t.metric, amount(t.target, &t.unit))
 }
 
-fn amount(v: f64, unit: &str) -> String {
+pub(super) fn amount(v: f64, unit: &str) -> String {
     match unit {
         "ms" => ms(Some(v)),
         "/s" => format!("{}/s", short(v)),
@@ -152,7 +154,7 @@ fn number(v: f64) -> String {
 }
 
 /// A time with its unit, three digits.
-fn ms(v: Option<f64>) -> String {
+pub(super) fn ms(v: Option<f64>) -> String {
     match v {
         None => "-".to_owned(),
         Some(v) if v < 0.9995 => format!("{:.0} µs", v * 1e3),
@@ -168,7 +170,7 @@ fn short(v: f64) -> String {
 }
 
 /// At most `width` characters, without what would steer a terminal.
-fn cut(text: &str, width: usize) -> String {
+pub(super) fn cut(text: &str, width: usize) -> String {
     let text = clean(text);
     if text.chars().count() <= width {
         text
@@ -177,7 +179,7 @@ fn cut(text: &str, width: usize) -> String {
     }
 }
 
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -115,6 +115,7 @@ mod tests {
             threads: Some(3),
             stop_timeout_ns,
             targets: default_targets(),
+            judging: crate::session::load::Judging::default(),
             reset_stats: false,
         }
     }

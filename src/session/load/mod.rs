@@ -43,11 +43,14 @@ use crate::load::program::Choice;
 use crate::load::report::{Facts, report};
 use crate::load::scenario::{Scenario, Stage, Target};
 use crate::load::script::{Names, Stripe};
-use crate::load::tally::{Tally, Window};
+use crate::load::slowest::{KEPT, SlowRow};
+use crate::load::stop_on::{StopOn, Watch};
+use crate::load::tally::{Failure, Tally, Window};
 use crate::os::limits::raise_open_files_to;
 use crate::record::load::{LoadReport, Second};
 use crate::record::load_view::ExceptionRow;
-use crate::record::requests::{RequestError, RequestWindow, encode};
+use crate::record::requests::{RequestError, RequestWindow, SlowRequest, encode, kept};
+use crate::record::slices::{Cell, Slices};
 use crate::record::{Event, Mark, Reading, Recorder};
 
 /// How long the threads have to get ready before the run begins.
@@ -104,8 +107,21 @@ pub struct LoadPlan {
     pub stop_timeout_ns: Option<u64>,
     /// What the run is graded by.
     pub targets: Vec<Target>,
+    /// What ends it early, and what is kept for judging it.
+    pub judging: Judging,
     /// Count anew when the ramp is over.
     pub reset_stats: bool,
+}
+
+/// What a run is judged by beside its targets.
+#[derive(Debug, Clone, Default)]
+pub struct Judging {
+    /// Rules that end the run before its time, in place of the scenario's.
+    pub stop_on: Vec<StopOn>,
+    /// Whether the slowest requests are kept whole, though there is no recording.
+    pub slowest: bool,
+    /// Whether the run is kept in slices, to be compared.
+    pub slices: bool,
 }
 
 impl LoadPlan {
@@ -198,6 +214,9 @@ pub struct Drive {
     recorder: Option<Arc<Recorder>>,
     recorded_names: usize,
     steady: Option<u64>,
+    watch: Watch,
+    stopped: Option<String>,
+    slices: Option<Slices>,
     /// When the last stretch begins, ns after the start.
     level_from: u64,
     follower: Option<follow::Follower>,
@@ -216,6 +235,12 @@ pub struct Driven {
     pub start: Mono,
     /// Wall-clock time of the start, seconds since 1970.
     pub start_wall_s: i64,
+    /// Method and name of each endpoint.
+    pub names: Vec<(String, String)>,
+    /// The slowest 1 %, where they were kept, in the order of their due times.
+    pub slowest: Vec<SlowRequest>,
+    /// The run in slices, where they were kept.
+    pub slices: Option<Slices>,
     /// What a locustfile raised and did not catch.
     pub exceptions: Vec<ExceptionRow>,
     /// What a locustfile printed that nobody has taken yet.
@@ -260,6 +285,7 @@ impl Drive {
                 spin: open && machine_cores() > threads,
                 servers: servers.clone(),
                 wall_offset_ns: anchor.wall_ns - anchor.mono.0 as i64,
+                slowest: if plan.judging.slowest || recorder.is_some() { KEPT } else { 0 },
             };
             let (players, names, board_of, told) =
                 (players.clone(), Arc::clone(&names), Arc::clone(&board), told.clone());
@@ -295,7 +321,12 @@ impl Drive {
         let fresh = (plan.reset_stats && steady > 0).then(|| start.saturating_add(steady));
         board.fresh.store(fresh.unwrap_or(0), Ordering::SeqCst);
         mark(recorder.as_deref(), start, &format!("load: {}", if steady > 0 { "ramp" } else { "steady" }));
+        let rules = if plan.judging.stop_on.is_empty() { &plan.scenario.run.stop_on } else { &plan.judging.stop_on };
+        let steady_ns = Some(steady).filter(|s| *s < end);
         Ok(Self {
+            watch: Watch::new(rules),
+            stopped: None,
+            slices: plan.judging.slices.then(|| Slices { steady_ns, ..Slices::default() }),
             recorder,
             recorded_names: 0,
             steady: (steady > 0 && steady < end).then(|| start + steady),
@@ -373,6 +404,7 @@ impl Drive {
             mark(self.recorder.as_deref(), self.steady.take().unwrap_or_default(), "load: steady");
         }
         self.record(&window);
+        self.judge(&window);
         if let Some(follower) = &mut self.follower {
             if let Some(fresh) = self.fresh.filter(|at| window.end >= *at && follower.since().is_none_or(|s| s < *at)) {
                 follower.reset(fresh);
@@ -389,6 +421,28 @@ impl Drive {
             self.current.bytes += row.bytes;
             self.live.requests += row.latencies_us.len() as u64;
             self.live.failures += row.failures;
+        }
+    }
+
+    /// Looks whether the run is to end before its time, and keeps what it is compared by.
+    fn judge(&mut self, window: &Window) {
+        if self.stopped.is_none()
+            && window.end < self.end
+            && let Some(why) = self.watch.take(window, self.start)
+        {
+            mark(self.recorder.as_deref(), window.end, &format!("load: ended early: {why}"));
+            self.stopped = Some(why);
+            self.stop();
+        }
+        if let Some(slices) = &mut self.slices {
+            for row in &window.rows {
+                let mut cell =
+                    Cell { requests: row.latencies_us.len() as u64, failures: row.failures, ..Cell::default() };
+                for us in &row.latencies_us {
+                    *cell.latencies.entry(kept(*us)).or_default() += 1;
+                }
+                slices.add(window.end.saturating_sub(self.start), row.name, cell);
+            }
         }
     }
 
@@ -479,8 +533,22 @@ impl Drive {
                 recorder.request_error(RequestError { endpoint: id.0, kind, message, count: seen.count, first, last });
             }
         }
+        let names = self.names.list();
+        let slowest = std::mem::take(&mut tally.slowest);
+        let total = tally.names.iter().map(|s| s.requests).sum();
+        let slowest: Vec<SlowRequest> = slowest.finish(total).into_iter().map(slow_request).collect();
+        if let Some(recorder) = &self.recorder {
+            for row in &slowest {
+                recorder.slow_request(row.clone());
+            }
+        }
+        let mut slices = self.slices.take();
+        if let Some(slices) = &mut slices {
+            slices.names.clone_from(&names);
+            slices.end_at(ended.saturating_sub(self.start));
+        }
         let facts = Facts {
-            names: self.names.list(),
+            names,
             crowded: self.names.is_crowded(),
             start: self.start,
             duration_ns: ended.saturating_sub(self.fresh.filter(|at| *at < ended).unwrap_or(self.start)),
@@ -489,7 +557,8 @@ impl Drive {
             seed: self.plan.scenario.seed,
             cpu_ns: Some(self.used_ns.iter().map(|ns| ns.load(Ordering::Relaxed)).sum::<u64>()).filter(|ns| *ns > 0),
         };
-        let report = report(&tally, &facts, &self.plan.targets);
+        let mut report = report(&tally, &facts, &self.plan.targets);
+        report.stopped = self.stopped.take();
         let anchor = SystemClock.anchor();
         let wall_ns = anchor.wall_ns - (anchor.mono.0 as i64 - self.start as i64);
         let start_wall_s = wall_ns / 1_000_000_000;
@@ -498,6 +567,9 @@ impl Drive {
             seconds: std::mem::take(&mut self.seconds),
             start: Mono(self.start),
             start_wall_s,
+            names: facts.names,
+            slowest,
+            slices,
             exceptions: self.exceptions(),
             lines: self.take_lines(),
         })
@@ -511,6 +583,19 @@ impl Drop for Drive {
         for handle in self.threads.drain(..) {
             drop(handle.join());
         }
+    }
+}
+
+fn slow_request((row, failure): (SlowRow, Option<Failure>)) -> SlowRequest {
+    SlowRequest {
+        endpoint: row.name.0,
+        due: Mono(row.due),
+        sent: Mono(row.sent),
+        first: (row.first > 0).then_some(Mono(row.first)),
+        end: Mono(row.end),
+        status: (row.status > 0).then_some(row.status),
+        bytes: row.bytes,
+        failure: failure.map(|f| (f.kind.to_owned(), f.message)),
     }
 }
 

@@ -69,6 +69,8 @@ impl LoadRecording {
         store.set_meta("load", words)?;
         store.set_meta("perfkit", env!("CARGO_PKG_VERSION"))?;
         store.anchor(SystemClock.anchor())?;
+        // Rows are added and never looked at again.
+        store.keep_small(256)?;
         Ok(Self { store, recorder, flushed: SystemClock.now() })
     }
 

@@ -272,23 +272,21 @@ fn hostile_scenarios_end_at_once_in_little_memory() {
     let whole = |user: &str, task: &str| {
         format!("host: http://127.0.0.1:1\nuser:\n - name: u\n   {user}\n   task:\n    - name: t\n      {task}\n")
     };
-    let bomb: String =
-        (1..12).map(|i| format!("a{i}: &a{i} [*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0}]\n", i - 1)).collect();
-    let classes: String = (0..500)
-        .map(|i| format!(" - {{name: u{i}, fixed_count: 10000000, task: [{{name: t, steps: [{{get: /}}]}}]}}\n"))
-        .collect();
+    let many = |n: usize, line: &dyn Fn(usize) -> String| (0..n).map(line).collect::<Vec<_>>().concat();
+    let bomb = many(12, &|i| format!("a{}: &a{} [*a{i},*a{i},*a{i},*a{i},*a{i},*a{i},*a{i},*a{i}]\n", i + 1, i + 1));
+    let classes =
+        many(500, &|i| format!(" - {{name: u{i}, fixed_count: 10000000, task: [{{name: t, steps: [{{get: /}}]}}]}}\n"));
     let deep = |n: usize| format!("{}1{}", "[".repeat(n), "]".repeat(n));
-    let columns: String = (0..100_000).map(|i| format!("k{i}: 1,")).collect();
-    let users: String =
-        (0..100_000).map(|i| format!(" - {{name: u{i}, task: [{{name: t, steps: [{{get: /}}]}}]}}\n")).collect();
+    let columns = many(100_000, &|i| format!("k{i}: 1,"));
+    let users = many(100_000, &|i| format!(" - {{name: u{i}, task: [{{name: t, steps: [{{get: /}}]}}]}}\n"));
     let tasks = "{name: t, steps: [{get: /}]},".repeat(70_000);
-    let keys: String = (0..60_000).map(|i| format!("k{i}: 1\n")).collect();
+    let keys = many(60_000, &|i| format!("k{i}: 1\n"));
     for (ending, text, code) in [
         ("yaml", format!("a0: &a0 [x]\n{bomb}"), 2),
         ("yaml", format!("a: {}", deep(100_000)), 2),
         ("toml", format!("a = {}", deep(100_000)), 2),
         ("toml", format!("{} = 1", "a.".repeat(100_000) + "a"), 2),
-        ("yaml", "a: ".repeat(1) + &"? ".repeat(100_000), 2),
+        ("yaml", format!("a: {}", "? ".repeat(100_000)), 2),
         ("yaml", keys, 2),
         ("yaml", format!("{}\ndata:\n  d:\n  - {{{columns}}}\n", whole("weight: 1", "steps: [{get: /}]")), 2),
         ("yaml", format!("host: http://127.0.0.1:1\nuser:\n{users}"), 2),
