@@ -192,7 +192,7 @@
       if (tab === "ratio") showRatio(await get("tasks"));
       if (tab === "logs") showLogs((await get("logs")).master);
       if (tab === "exceptions") {
-        fill(exceptionTable, exceptionColumns, (await get("exceptions")).exceptions, "No exceptions. A scenario has no code that could raise one.");
+        fill(exceptionTable, exceptionColumns, (await get("exceptions")).exceptions, "Nothing was raised.");
       }
     } catch { /* the poll says that nobody answers */ }
   }
