@@ -171,7 +171,13 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
     let keys = if is_shown { Keys::listen().map_err(|e| Error::io("cannot ask for keys", e))? } else { None };
     let signals = Signals::listen()?;
     let (mut console, panel) = Console::new(plan, judge.recording.is_some());
-    let web = if args.is_headless() { None } else { Some(args.web.serve(panel, &screen)?) };
+    let web = if args.is_headless() {
+        None
+    } else {
+        // A mistake is told now, not when somebody presses the button.
+        console.check()?;
+        Some(args.web.serve(panel, &screen)?)
+    };
     let url = web.as_ref().map(|w| w.url().to_owned());
     let color = wants_color(args.talk.color, &io::stderr());
     let history = args.stats.csv.as_ref().map(|prefix| {

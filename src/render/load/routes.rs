@@ -11,6 +11,9 @@ use crate::record::load_view::{ClassShare, LoadView, Rates, TaskShare};
 /// Rows and errors in a document, as in Locust: more would only make a page slow.
 const ROWS: usize = 500;
 
+/// Seconds in a document; who has fewer of them asks again.
+const SECONDS: usize = 5000;
+
 /// `/stats/requests`.
 pub fn requests_json(view: &LoadView) -> Value {
     let r = &view.report;
@@ -150,16 +153,18 @@ pub fn logs_json(view: &LoadView) -> Value {
 }
 
 /// What the page asks for each second: [`requests_json`], what it shows beside that, and the seconds from number `from` of
-/// run `run` on.
+/// run `run` on, some thousands at a time (`more` says that there are more).
 pub fn page_json(view: &LoadView, run: u64, from: usize) -> Value {
     let from = if run == view.run { from } else { 0 };
     let r = &view.report;
     let mut all = requests_json(view);
-    let seconds = view.seconds.get(from..).unwrap_or_default();
+    let rest = view.seconds.get(from..).unwrap_or_default();
+    let seconds = rest.get(..SECONDS).unwrap_or(rest);
     let asked = &view.asked;
     all["run"] = view.run.into();
     all["from"] = from.into();
     all["seconds"] = json!(seconds);
+    all["more"] = (rest.len() > seconds.len()).into();
     all["scenario"] = json!(view.scenario);
     all["asked"] = json!({
         "users": asked.users,

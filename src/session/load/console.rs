@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::players::Players;
 use super::shares::{choices, shares};
 use super::{Drive, Driven, Live, LoadPlan};
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::error::{Error, Kind, Result};
 use crate::record::Recorder;
+use crate::record::load::Second;
 use crate::record::load_view::{Asked, LoadState, LoadView};
 
 /// Lines of the log that are kept.
@@ -107,6 +109,8 @@ pub struct Console {
     /// Whether somebody looks at runs before their end.
     is_watched: bool,
     shown: Option<(Mono, Arc<LoadView>)>,
+    /// Seconds of the run under way that were looked at.
+    seconds: Arc<Vec<Second>>,
     /// When a change asked the run to end, before its own end.
     stop_at: Option<Mono>,
     logs: VecDeque<String>,
@@ -141,6 +145,7 @@ impl Console {
             recorder: None,
             is_watched: true,
             shown: None,
+            seconds: Arc::default(),
             stop_at: None,
             logs: VecDeque::new(),
         };
@@ -191,6 +196,20 @@ impl Console {
         Ok(live.map_or(Turn::Idle, Turn::Live))
     }
 
+    /// Whether the plan could be started, with the host that a form may still name.
+    ///
+    /// # Errors
+    /// `Usage` for what the scenario or the plan gets wrong.
+    pub fn check(&self) -> Result<()> {
+        self.plan.course()?;
+        if Players::of(&self.plan, &Arc::default()).is_ok() || self.plan.choice.host.is_some() {
+            return Players::of(&self.plan, &Arc::default()).map(drop);
+        }
+        let mut hosted = self.plan.clone();
+        hosted.choice.host = Some("http://localhost".to_owned());
+        Players::of(&hosted, &Arc::default()).map(drop)
+    }
+
     /// Starts a run, or changes the users of the one under way.
     ///
     /// # Errors
@@ -220,7 +239,7 @@ impl Console {
         self.plan = plan;
         self.asked = asked(&self.plan);
         self.run += 1;
-        (self.shown, self.stop_at) = (None, None);
+        (self.shown, self.stop_at, self.seconds) = (None, None, Arc::default());
         self.last = LoadView::default();
         let wall_ns = SystemClock.anchor().wall_ns;
         self.last.start_wall_s = Some(wall_ns / 1_000_000_000);
@@ -296,6 +315,7 @@ impl Console {
             self.logs.pop_front();
         }
         self.logs.push_back(format!("{} {text}", wall_text()));
+        self.shown = None;
     }
 
     fn answer(&mut self, ask: Ask) {
@@ -326,6 +346,9 @@ impl Console {
     }
 
     fn change_class(&mut self, name: &str, weight: Option<u32>, fixed: Option<u32>) -> Result<()> {
+        if self.plan.locustfile.is_some() {
+            return Err(Error::usage("weights of a locustfile's classes stand in the file").advise("change them there"));
+        }
         let file = self.plan.scenario.file.clone();
         let class = self.plan.scenario.users.iter_mut().find(|u| u.name == name);
         let class = class.ok_or_else(|| Error::usage(format!("{file} has no user '{name}'")))?;
@@ -372,14 +395,17 @@ impl Console {
         let now = SystemClock.now();
         if let Some((at, view)) = &self.shown
             && (self.drive.is_none() || now.since(*at) < FRESH_NS)
-            && view.logs.len() == self.logs.len()
         {
             return Arc::clone(view);
         }
         let mut view = self.last.clone();
         if let Some(drive) = &self.drive {
             drive.describe(&mut view);
-            view.seconds = Arc::new(drive.seconds().to_vec());
+            // Only what is new is copied, unless somebody still reads the last one.
+            self.shown = None;
+            let fresh = drive.seconds().get(self.seconds.len()..).unwrap_or_default();
+            Arc::make_mut(&mut self.seconds).extend_from_slice(fresh);
+            view.seconds = Arc::clone(&self.seconds);
             view.end_wall_s = Some(SystemClock.anchor().wall_ns / 1_000_000_000);
         }
         view.run = self.run;

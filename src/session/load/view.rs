@@ -27,6 +27,7 @@ pub fn view_of(plan: &LoadPlan, driven: &Driven) -> LoadView {
         asked: asked(plan),
         choices: choices(plan),
         shares: shares(plan, driven.report.totals.peak_users),
+        exceptions: driven.exceptions.clone(),
         report: driven.report.clone(),
         seconds: Arc::new(driven.seconds.clone()),
         start_wall_s: Some(driven.start_wall_s),

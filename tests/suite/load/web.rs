@@ -329,6 +329,12 @@ fn strangers_and_mistakes_are_refused_and_nothing_is_sent() {
     assert_eq!(ui.json("/stats/requests")["state"], "ready");
     drop((silent, half));
     assert!(server.requests().is_empty(), "nothing was sent");
+    // A mistake is told at once, without a page that would wait for somebody; a host may still come from the form.
+    let (_bad, wrong) =
+        scenario("[[user]]\nname = \"a\"\n[[user.task]]\nname = \"t\"\nsteps = [{ get = \"/${nobody}\" }]\n");
+    let told = rig::run(["load", wrong.as_str(), "-P", "0"]);
+    assert!(told.code == Some(2) && told.stderr.contains("nothing is called 'nobody'"), "{}", told.stderr);
+    drop(Ui::start(&[&path]));
     let port = ui.port.to_string();
     let taken = rig::run(["load", path.as_str(), "-H", &server.url(), "-P", &port]);
     assert!(taken.code == Some(2) && taken.stderr.contains("-P 8090"), "{}", taken.stderr);

@@ -192,7 +192,7 @@
       if (tab === "ratio") showRatio(await get("tasks"));
       if (tab === "logs") showLogs((await get("logs")).master);
       if (tab === "exceptions") {
-        fill(exceptionTable, exceptionColumns, (await get("exceptions")).exceptions, "No exceptions. A scenario has no code that could raise one.");
+        fill(exceptionTable, exceptionColumns, (await get("exceptions")).exceptions, "Nothing was raised.");
       }
     } catch { /* the poll says that nobody answers */ }
   }
@@ -372,7 +372,7 @@
         lost("perfkit does not answer; what is shown is the last that it said.");
       } finally {
         asking = null;
-        timer = setTimeout(poll, document.hidden ? 5000 : 1000);
+        timer = setTimeout(poll, view.more ? 0 : document.hidden ? 5000 : 1000);
       }
     })();
     return asking;
