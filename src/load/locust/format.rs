@@ -322,7 +322,7 @@ fn grouped(number: &str, mark: char) -> String {
     let whole = number.find('.').unwrap_or(number.len());
     let mut out = String::new();
     for (i, c) in number.chars().enumerate() {
-        if i > 0 && i < whole && (whole - i) % 3 == 0 && !out.ends_with('-') {
+        if i > 0 && i < whole && (whole - i).is_multiple_of(3) && !out.ends_with('-') {
             out.push(mark);
         }
         out.push(c);

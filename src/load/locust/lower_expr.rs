@@ -122,19 +122,16 @@ impl<'a> Lower<'a> {
                     self.emit(Instr::Dict(0));
                 }
                 for item in &d.items {
-                    match &item.key {
-                        Some(key) => {
-                            self.expr(key);
-                            self.expr(&item.value);
-                            if spread {
-                                self.emit(Instr::Dict(1));
-                                self.emit(Instr::Merge);
-                            }
-                        }
-                        None => {
-                            self.expr(&item.value);
+                    if let Some(key) = &item.key {
+                        self.expr(key);
+                        self.expr(&item.value);
+                        if spread {
+                            self.emit(Instr::Dict(1));
                             self.emit(Instr::Merge);
                         }
+                    } else {
+                        self.expr(&item.value);
+                        self.emit(Instr::Merge);
                     }
                 }
                 if !spread {

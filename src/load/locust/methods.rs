@@ -443,7 +443,7 @@ fn dict(vm: &mut Vm<'_>, d: &Rc<Dict>, name: &str, args: Args) -> R<Value> {
             let mut entries: Vec<(Key, Value)> = Vec::new();
             match more {
                 Some(Value::Dict(more)) => {
-                    entries.extend(more.map.borrow().iter().map(|(k, v)| (k.clone(), v.clone())))
+                    entries.extend(more.map.borrow().iter().map(|(k, v)| (k.clone(), v.clone())));
                 }
                 Some(other) => {
                     for pair in vm.all_of(other)? {

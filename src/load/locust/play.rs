@@ -364,12 +364,9 @@ impl Script for Play {
         player.now = cx.now;
         self.wall_offset_ns.set(cx.wall_offset_ns);
         loop {
-            let effect = match player.pending.take() {
-                Some(effect) => effect,
-                None => {
-                    let input = player.input.take().unwrap_or(Input::Go);
-                    self.resume(player, input, cx.now)
-                }
+            let effect = if let Some(effect) = player.pending.take() { effect } else {
+                let input = player.input.take().unwrap_or(Input::Go);
+                self.resume(player, input, cx.now)
             };
             match effect {
                 Effect::Request(request) => match self.fill(player, &request, draft, cx) {

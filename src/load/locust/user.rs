@@ -461,7 +461,7 @@ impl User {
                     let message = "task sets nest deeper than 16".to_owned();
                     return Some(Effect::Exception(Box::new(Exception { message, traceback: Vec::new() })));
                 }
-                let user = self.levels.first().map(|l| Value::Object(l.object.clone())).unwrap_or(Value::None);
+                let user = self.levels.first().map_or(Value::None, |l| Value::Object(l.object.clone()));
                 let names = ["user", "locust", "parent"].map(|n| m.sym(n));
                 let attrs = vec![(names[0], user.clone()), (names[1], user), (names[2], Value::Object(object))];
                 let inner = Rc::new(Object { class: set, attrs: RefCell::new(attrs) });

@@ -727,13 +727,9 @@ impl Vm<'_> {
             }
             Instr::Next(to) => {
                 let Value::Iter(iter) = self.peek(0)?.clone() else { return Err(bug("no iterator")) };
-                match advance(&iter) {
-                    Some(value) => return Ok(self.push(value)),
-                    None => {
-                        self.pop()?;
-                        self.jump(to);
-                    }
-                }
+                if let Some(value) = advance(&iter) { return Ok(self.push(value)) }
+                self.pop()?;
+                self.jump(to);
             }
             Instr::Unpack(n) => {
                 let value = self.pop()?;

@@ -342,16 +342,13 @@ impl Vm<'_> {
                     return self.enter_function(&f, Some(object.clone()), args, None);
                 }
                 let found = o.class.find(name);
-                match found {
-                    Some(value) => {
-                        let callee = self.bind(&object, value)?;
-                        self.invoke(callee, args)
-                    }
-                    None => {
-                        let value = self.builtin_method(&object, name, args)?;
-                        self.t.stack.push(value);
-                        Ok(())
-                    }
+                if let Some(value) = found {
+                    let callee = self.bind(&object, value)?;
+                    self.invoke(callee, args)
+                } else {
+                    let value = self.builtin_method(&object, name, args)?;
+                    self.t.stack.push(value);
+                    Ok(())
                 }
             }
             Value::Object(_) | Value::Class(_) | Value::Module(_) => {
@@ -360,16 +357,13 @@ impl Vm<'_> {
             }
             Value::Super(s) => {
                 let found = s.0.bases.iter().find_map(|base| base.find(name));
-                match found {
-                    Some(value) => {
-                        let callee = self.bind(&s.1, value)?;
-                        self.invoke(callee, args)
-                    }
-                    None => {
-                        // What Locust's own classes do in these is nothing.
-                        self.t.stack.push(Value::None);
-                        Ok(())
-                    }
+                if let Some(value) = found {
+                    let callee = self.bind(&s.1, value)?;
+                    self.invoke(callee, args)
+                } else {
+                    // What Locust's own classes do in these is nothing.
+                    self.t.stack.push(Value::None);
+                    Ok(())
                 }
             }
             _ => {

@@ -121,7 +121,7 @@ pub const RANDOM: &[Native] = natives! {
     "seed" => |_, _| Ok(Value::None),
     "getrandbits" => |vm, args| {
         let bits = args.whole(0)?;
-        if !(0..=62).contains(&bits) { Err(raise("OverflowError", "at most 62 random bits here")) } else { Ok(Value::Int((vm.chance.bits() & ((1 << bits) - 1)) as i64)) }
+        if (0..=62).contains(&bits) { Ok(Value::Int((vm.chance.bits() & ((1 << bits) - 1)) as i64)) } else { Err(raise("OverflowError", "at most 62 random bits here")) }
     },
     "gauss" => |vm, args| { let (m, s) = (args.number(0)?, args.number(1)?); Ok(Value::Float(gauss(vm, m, s))) },
     "normalvariate" => |vm, args| { let (m, s) = (args.number(0)?, args.number(1)?); Ok(Value::Float(gauss(vm, m, s))) },
