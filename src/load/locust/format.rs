@@ -454,3 +454,9 @@ fn of_json(value: serde_json::Value) -> Value {
         }
     }
 }
+
+/// Bytes as pairs of hexadecimal digits.
+pub fn hex(bytes: impl IntoIterator<Item = u8>) -> String {
+    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('0');
+    bytes.into_iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
+}

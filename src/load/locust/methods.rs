@@ -180,7 +180,7 @@ pub fn call(vm: &mut Vm<'_>, object: &Value, name: &str, args: Args) -> R<Value>
         Value::Str(s) => text(vm, s, name, args),
         Value::Bytes(b) => match name {
             "decode" => Ok(Value::string(String::from_utf8_lossy(b).into_owned())),
-            "hex" => Ok(Value::string(b.iter().map(|b| format!("{b:02x}")).collect())),
+            "hex" => Ok(Value::string(format::hex(b.iter().copied()))),
             _ => text(vm, &String::from_utf8_lossy(b), name, args),
         },
         Value::List(_) => list(vm, object, name, args),

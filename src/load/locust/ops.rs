@@ -82,6 +82,7 @@ pub fn equal(a: &Value, b: &Value, depth: u32) -> R<bool> {
         (Value::Date(a), Value::Date(b)) | (Value::Delta(a), Value::Delta(b)) => a == b,
         (Value::Range(a), Value::Range(b)) => a == b,
         _ => match (a.as_f64(), b.as_f64()) {
+            #[allow(clippy::float_cmp, reason = "Python compares numbers exactly")]
             (Some(x), Some(y)) => x == y,
             _ => false,
         },

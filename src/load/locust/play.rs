@@ -261,7 +261,7 @@ impl Play {
         Ok((home, format!("{base}{slash}{path}")))
     }
 
-    fn name(&self, request: &Request, cx: &mut Context<'_>) -> NameId {
+    fn name(request: &Request, cx: &mut Context<'_>) -> NameId {
         let scratch = &mut *cx.scratch;
         scratch.clear();
         scratch.extend_from_slice(request.method.as_bytes());
@@ -284,7 +284,7 @@ impl Play {
         draft: &mut Draft,
         cx: &mut Context<'_>,
     ) -> std::result::Result<(), String> {
-        draft.name = self.name(request, cx);
+        draft.name = Self::name(request, cx);
         let (host, target) = self.place(player, &request.url)?;
         let authority = self.cast.hosts.get(host as usize).map(Url::authority).unwrap_or_default();
         let out = &mut draft.bytes;
@@ -364,7 +364,9 @@ impl Script for Play {
         player.now = cx.now;
         self.wall_offset_ns.set(cx.wall_offset_ns);
         loop {
-            let effect = if let Some(effect) = player.pending.take() { effect } else {
+            let effect = if let Some(effect) = player.pending.take() {
+                effect
+            } else {
                 let input = player.input.take().unwrap_or(Input::Go);
                 self.resume(player, input, cx.now)
             };

@@ -214,7 +214,8 @@ fn pacing_counts_from_the_tasks_start() {
         3,
     );
     assert_eq!(trace.sleeps, [500_000_000, 500_000_000]);
-    assert_eq!(trace.waits, [1_500_000_000, 1_500_000_000]);
+    // From the beginning of the task: the engine knows when that was.
+    assert_eq!(trace.waits, [2_000_000_000, 2_000_000_000]);
 }
 
 #[test]
@@ -251,7 +252,7 @@ len(str(uuid.uuid4())) == 36 and len(uuid.uuid4().hex) == 32
 "#;
     let source = format!(
         "import json, re, uuid, base64\nfrom datetime import datetime, timedelta\nfrom urllib.parse import quote, urlencode\n{}",
-        facts.lines().filter(|l| !l.trim().is_empty()).map(|l| format!("assert {l}\n")).collect::<String>()
+        facts.lines().filter(|l| !l.trim().is_empty()).flat_map(|l| ["assert ", l, "\n"]).collect::<String>()
     );
     compile(&source).world(&Options::default(), 1).unwrap();
 }
@@ -363,7 +364,7 @@ fn exceptions_are_counted_and_the_user_goes_on() {
         3,
     );
     assert_eq!(trace.exceptions.len(), 2);
-    assert_eq!(trace.exceptions[0].message, "KeyError(\"'gone'\")".replace("\"'gone'\"", "\"'gone'\""));
+    assert_eq!(trace.exceptions[0].message, "KeyError(\"'gone'\")");
     assert_eq!(trace.exceptions[0].traceback.last().unwrap(), &("t".to_owned(), 6));
 }
 

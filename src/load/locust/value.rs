@@ -413,7 +413,7 @@ pub struct Answer {
     /// What was asked.
     pub request: Request,
     /// The verdict: none yet, success, failure with its text.
-    pub verdict: RefCell<Option<Option<String>>>,
+    pub verdict: RefCell<Option<Result<(), String>>>,
     /// Whether the verdict was handed out.
     pub reported: Cell<bool>,
     /// The parsed body, once asked for.

@@ -465,7 +465,7 @@ impl Vm<'_> {
                 }
                 let judged = answer.verdict.borrow().clone();
                 let failure = match (judged, exception) {
-                    (Some(verdict), _) => verdict,
+                    (Some(verdict), _) => verdict.err(),
                     (None, Some(Value::Object(o))) if o.class.is_named("ResponseError") => {
                         Some(format::repr(&Value::Object(o.clone()))?)
                     }

@@ -165,7 +165,7 @@ pub fn request(vm: &mut Vm<'_>, client: &Client, method: &str, args: Args) -> R<
     }
     .filter(|s| *s > 0.0)
     .map(|s| (s.min(1e6) * 1e9) as u64);
-    request.url = url.clone();
+    request.url.clone_from(&url);
     if let Some(params) = option(vm, "params") {
         let query = form(vm, &params)?;
         if !query.is_empty() {
@@ -243,7 +243,7 @@ pub fn response_method(vm: &mut Vm<'_>, answer: &Rc<Answer>, name: &str, args: A
             Ok(json)
         }
         "success" => {
-            *answer.verdict.borrow_mut() = Some(None);
+            *answer.verdict.borrow_mut() = Some(Ok(()));
             Ok(Value::None)
         }
         "failure" => {
@@ -253,14 +253,14 @@ pub fn response_method(vm: &mut Vm<'_>, answer: &Rc<Answer>, name: &str, args: A
                 Value::Object(_) => format::repr(&why)?,
                 other => format!("CatchResponseError({})", format::repr(&Value::string(format::text(other)?))?),
             };
-            *answer.verdict.borrow_mut() = Some(Some(text));
+            *answer.verdict.borrow_mut() = Some(Err(text));
             Ok(Value::None)
         }
         "raise_for_status" => match failure_of(&answer.request, &answer.response) {
             Some(why) => Err(raise("HTTPError", why)),
             None => Ok(Value::None),
         },
-        "iter_lines" | "iter_content" => vm.iter(&Value::Response(answer.clone())),
+        "iter_lines" | "iter_content" => vm.iterate(&Value::Response(answer.clone())),
         "close" => Ok(Value::None),
         _ => Err(raise("AttributeError", format!("'Response' object has no attribute '{name}'"))),
     }

@@ -161,7 +161,7 @@ pub const NATIVES: &[Native] = natives! {
     "zip" => |vm, args| {
         let mut columns = Vec::new();
         for value in &args.pos {
-            columns.push(vm.iter(value)?);
+            columns.push(vm.iterate(value)?);
         }
         let mut rows = Vec::new();
         while !columns.is_empty() {
@@ -267,9 +267,9 @@ pub const NATIVES: &[Native] = natives! {
         let c = u32::try_from(args.whole(0)?).ok().and_then(char::from_u32);
         c.map(|c| Value::string(c.to_string())).ok_or_else(|| raise("ValueError", "chr() arg not in range"))
     },
-    "iter" => |vm, args| vm.iter(args.first()?),
+    "iter" => |vm, args| vm.iterate(args.first()?),
     "next" => |vm, args| {
-        let iter = vm.iter(args.first()?)?;
+        let iter = vm.iterate(args.first()?)?;
         // A file or reader keeps its place in its list: taking the first away is moving on.
         if let (Value::Object(o), Value::Iter(_)) = (args.first()?, &iter) {
             let sym = vm.m.sym("_lines");

@@ -24,16 +24,19 @@ fn count(args: &Args, default: i64) -> i64 {
     args.pos.first().and_then(Value::as_int).unwrap_or(default)
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all natives")]
 fn text(vm: &mut Vm<'_>, args: Args) -> R<Value> {
     let n = count(&args, 30) / 6;
     Ok(Value::string(words(vm, n) + "."))
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all natives")]
 fn email(vm: &mut Vm<'_>, _: Args) -> R<Value> {
     let (a, b, n) = (one(vm, FIRST), one(vm, LAST), vm.chance.below(10_000));
     Ok(Value::string(format!("{a}.{b}{n}@example.org").to_lowercase()))
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all natives")]
 fn name(vm: &mut Vm<'_>, _: Args) -> R<Value> {
     Ok(Value::string(format!("{} {}", one(vm, FIRST), one(vm, LAST))))
 }

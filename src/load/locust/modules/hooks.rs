@@ -59,6 +59,7 @@ fn weigh(target: &Value, weight: i64) -> R<Value> {
 }
 
 /// What a decorator of Python's own says of a function.
+#[allow(clippy::unnecessary_wraps, reason = "called among natives, which all may raise")]
 pub fn mark(target: &Value, kind: &'static str) -> R<Value> {
     if let Value::Func(f) = target {
         f.marks.borrow_mut().kind = Some(kind);

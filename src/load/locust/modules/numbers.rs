@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use super::core::natives;
 use crate::load::locust::border::Effect;
-use crate::load::locust::dates;
 use crate::load::locust::ops::{self, type_error};
 use crate::load::locust::value::Value;
 use crate::load::locust::vm::{Args, Native, R, Raise, Vm, raise};
+use crate::load::locust::{dates, format};
 
 fn below(vm: &mut Vm<'_>, n: usize) -> usize {
     vm.chance.below(n as u64) as usize
@@ -133,7 +133,7 @@ pub const RANDOM: &[Native] = natives! {
 };
 
 fn hex(vm: &mut Vm<'_>, bytes: usize) -> String {
-    (0..bytes.min(4096)).map(|_| format!("{:02x}", vm.chance.bits() & 255)).collect()
+    format::hex((0..bytes.min(4096)).map(|_| vm.chance.bits() as u8))
 }
 
 /// `secrets`
@@ -194,6 +194,7 @@ pub const MATH: &[Native] = of_one! {
     "fabs" f64::abs, "radians" f64::to_radians, "degrees" f64::to_degrees, "atan" f64::atan,
 };
 
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all natives")]
 fn uuid(vm: &mut Vm<'_>, _: Args) -> R<Value> {
     let (a, b) = (vm.chance.bits(), vm.chance.bits());
     let (a, b) = ((a & !0xf000) | 0x4000, (b & !(3 << 62)) | (2 << 62));
@@ -211,6 +212,7 @@ fn uuid(vm: &mut Vm<'_>, _: Args) -> R<Value> {
 pub const UUID: &[Native] =
     natives! { "uuid4" => uuid, "uuid1" => uuid, "UUID" => |_, args| Ok(Value::str(args.text(0)?)) };
 
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all natives")]
 fn delta(vm: &mut Vm<'_>, args: Args) -> R<Value> {
     let units = [
         ("days", 86_400e6),
@@ -226,6 +228,7 @@ fn delta(vm: &mut Vm<'_>, args: Args) -> R<Value> {
     Ok(Value::Delta(Rc::new(us as i64)))
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the signature of all natives")]
 fn now(vm: &mut Vm<'_>, _: Args) -> R<Value> {
     Ok(Value::Date(Rc::new(vm.wall_us)))
 }
