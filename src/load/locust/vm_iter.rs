@@ -1,6 +1,6 @@
 //! Iterators: over lists, texts, tables, ranges and what is made of them.
 
-use super::*;
+use super::{Iter, R, Rc, RefCell, Value, Vm, bug, ops, type_error};
 
 impl Vm<'_> {
     /// All elements of something iterable.
@@ -9,7 +9,7 @@ impl Vm<'_> {
             Value::List(l) => Ok(l.0.borrow().to_vec()),
             Value::Tuple(t) => Ok(t.to_vec()),
             _ => {
-                let Value::Iter(iter) = self.iter(value)? else { return Err(bug("no iterator")) };
+                let Value::Iter(iter) = self.iterate(value)? else { return Err(bug("no iterator")) };
                 let mut all = Vec::new();
                 while let Some(value) = advance(&iter) {
                     all.push(value);

@@ -1,6 +1,9 @@
 //! One instruction of the machine after the other.
 
-use super::*;
+use super::{
+    Args, Binary, ClassKind, Dict, Func, IndexMap, Instr, Kids, R, Raise, Rc, RefCell, Step, Value, Vm, advance, bug,
+    extend, is_instance, modules, ops, push_to, put, raise, truth, type_error,
+};
 
 impl Vm<'_> {
     /// Does the next instruction.
