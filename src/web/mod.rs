@@ -2,7 +2,7 @@
 //!
 //! In: a [`Panel`] of the console that runs the load. Out: answers. The server has a thread and a Tokio runtime of its own, and
 //! asks the console as anybody else would: nothing here runs on the generator's threads. What comes over the network is
-//! foreign: heads, bodies and connections are bounded, and [`guard`] refuses what another web site could have sent through
+//! foreign: heads, bodies and connections are bounded, and `guard` refuses what another web site could have sent through
 //! the user's browser. There is no login: whoever reaches the port may start load, so by default only this machine does.
 
 mod answer;

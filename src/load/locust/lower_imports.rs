@@ -1,7 +1,7 @@
 //! Imports: what of a module is known here, and what is a stranger.
 
-use super::super::super::modules;
 use super::{Arc, Const, Instr, Lower, Problem, StmtImportFrom};
+use crate::load::locust::modules;
 
 impl<'a> Lower<'a> {
     pub(super) fn alias(&mut self, name: &str, module: u16) {
