@@ -145,9 +145,15 @@ impl FromStr for Hertz {
 }
 
 /// Seconds since 1970 as `2026-11-24 04:30:00`, UTC.
+pub fn utc(seconds: i64) -> String {
+    let [year, month, day, hour, minute, second] = civil(seconds);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+/// Seconds since 1970 as year, month, day, hour, minute and second, UTC.
 ///
 /// Days become dates by the Gregorian calendar's 400-year cycle, which is counted from 1 March.
-pub fn utc(seconds: i64) -> String {
+pub fn civil(seconds: i64) -> [i64; 6] {
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let shifted = days + 719_468;
     let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
@@ -156,7 +162,7 @@ pub fn utc(seconds: i64) -> String {
     let month = (5 * day + 2) / 153;
     let date = day - (153 * month + 2) / 5 + 1;
     let (month, year) = if month < 10 { (month + 3, era * 400 + year) } else { (month - 9, era * 400 + year + 1) };
-    format!("{year:04}-{month:02}-{date:02} {:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
+    [year, month, date, rest / 3600, rest / 60 % 60, rest % 60]
 }
 
 #[cfg(test)]

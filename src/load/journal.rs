@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::record::load_view::ExceptionRow;
+use crate::record::load::ExceptionRow;
 
 /// Distinct exceptions that are kept apart.
 const EXCEPTIONS: usize = 500;
@@ -51,13 +51,16 @@ impl Journal {
         self.with(|inner| inner.exceptions.clone())
     }
 
-    /// Notes what was printed or logged.
-    pub fn say(&self, line: String) {
+    /// Notes what was printed or logged, a line or several; what would steer a terminal becomes U+FFFD.
+    pub fn say(&self, text: &str) {
         self.with(|inner| {
-            if inner.lines.len() >= LINES {
-                inner.lines.pop_front();
+            for line in text.lines() {
+                if inner.lines.len() >= LINES {
+                    inner.lines.pop_front();
+                }
+                let shown = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+                inner.lines.push_back(line.chars().map(shown).collect());
             }
-            inner.lines.push_back(line);
         });
     }
 
@@ -97,10 +100,12 @@ mod tests {
         assert_eq!(seen.iter().map(|e| e.count).sum::<u64>(), 1000);
         assert_eq!(seen[0].count, 2);
         for i in 0..1500 {
-            journal.say(format!("line {i}"));
+            journal.say(&format!("line {i}"));
         }
         let lines = journal.take_lines();
         assert_eq!((lines.len(), lines[0].as_str()), (LINES, "line 500"));
         assert!(journal.take_lines().is_empty() && !journal.wants_end());
+        journal.say("two\nlines, \x1b[2J steered");
+        assert_eq!(journal.take_lines(), ["two", "lines, \u{fffd}[2J steered"]);
     }
 }

@@ -87,6 +87,7 @@ pub fn report(tally: &Tally, facts: &Facts, targets: &[Target]) -> LoadReport {
         by_name,
         errors,
         targets: Vec::new(),
+        exceptions: Vec::new(),
         marks: Vec::new(),
         model: if facts.open { "open" } else { "closed" }.to_owned(),
         phases: Vec::new(),

@@ -24,6 +24,9 @@ pub struct LoadReport {
     pub by_name: Vec<Endpoint>,
     /// What failed, most frequent first.
     pub errors: Vec<ErrorRow>,
+    /// What a locustfile raised and did not catch.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exceptions: Vec<ExceptionRow>,
     /// What the run is graded by.
     pub targets: Vec<Graded>,
     /// Why the numbers are less than they should be; empty when they are not.
@@ -42,6 +45,23 @@ pub struct LoadReport {
     /// Latencies of all together at [`LOCUST_PERCENTILES`].
     #[serde(skip)]
     pub percentiles: Vec<Option<f64>>,
+}
+
+impl LoadReport {
+    /// All endpoints together as one, under the name that Locust gives it.
+    pub fn aggregated(&self) -> Endpoint {
+        Endpoint {
+            name: "Aggregated".to_owned(),
+            requests: self.totals.requests,
+            failures: self.totals.failures,
+            rps: self.totals.rps,
+            latency_ms: self.latency_ms,
+            service_ms: self.service_ms,
+            bytes: self.totals.bytes,
+            percentiles: self.percentiles.clone(),
+            ..Endpoint::default()
+        }
+    }
 }
 
 /// Counts of a run.
@@ -154,6 +174,18 @@ pub struct ErrorRow {
     pub first_ms: u64,
     /// When last.
     pub last_ms: u64,
+}
+
+/// An exception that a locustfile did not catch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExceptionRow {
+    /// How often.
+    pub count: u64,
+    /// What it says.
+    pub message: String,
+    /// Where it was raised.
+    pub traceback: String,
 }
 
 /// A target with its grade.

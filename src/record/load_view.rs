@@ -86,17 +86,6 @@ pub struct ClassChoice {
     pub tasks: Vec<String>,
 }
 
-/// An exception in a script.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ExceptionRow {
-    /// How often.
-    pub count: u64,
-    /// What it says.
-    pub message: String,
-    /// Where it was raised.
-    pub traceback: String,
-}
-
 /// What a run was asked for, as the start form has it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Asked {
@@ -147,8 +136,6 @@ pub struct LoadView {
     pub end_wall_s: Option<i64>,
     /// What users do, in which shares.
     pub shares: Vec<ClassShare>,
-    /// What scripts raised.
-    pub exceptions: Vec<ExceptionRow>,
     /// What was said, oldest first.
     pub logs: Vec<String>,
 }

@@ -160,7 +160,7 @@ impl Site {
                 Ok(if keep { answer::as_file(answer, &file_name(&view, "report", "html")) } else { answer })
             }
             "/exceptions" => json(exceptions_json(&view)),
-            "/exceptions/csv" => file(exceptions_csv(&view.exceptions), "exceptions"),
+            "/exceptions/csv" => file(exceptions_csv(&view.report.exceptions), "exceptions"),
             "/tasks" => json(tasks_json(&view)),
             "/logs" => json(logs_json(&view)),
             "/worker-count" => json(json!({ "worker_count": 0 })),

@@ -5,6 +5,7 @@
 mod beside;
 mod flags;
 mod judge;
+mod locust;
 mod scenarios;
 mod server;
 mod terminal;

@@ -126,6 +126,9 @@ pub(super) fn follow(
     let mut printed = Instant::now();
     loop {
         let turn = console.turn(TURN)?;
+        for line in console.take_said() {
+            screen.note(&line);
+        }
         if matches!(turn, Turn::Began) {
             (began, quit_at) = (true, None);
         }

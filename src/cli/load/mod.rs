@@ -159,6 +159,9 @@ pub fn run(args: &LoadArgs) -> Result<Exit> {
     }
     // A mistake in the plan is told now, not when somebody presses the button.
     plan.course()?;
+    for remark in plan.locustfile.iter().flat_map(|run| run.remarks(plan.threads)) {
+        screen.note(&remark);
+    }
     let files = Files::open(args, &plan)?;
     let judge = args.judge.open(args.force, own_targets, &mut plan)?;
     let targets = args.pid.iter().map(|pid| {
@@ -291,7 +294,7 @@ fn finish(
         let text = match *kind {
             "stats" => stats_csv(report),
             "failures" => failures_csv(report, driven.start_wall_s),
-            _ => exceptions_csv(&view.exceptions),
+            _ => exceptions_csv(&report.exceptions),
         };
         put(path, place, &text);
     }
@@ -319,7 +322,7 @@ fn finish(
     if let Some(code) = args.stats.exit_code_on_error
         && !(fails && args.judge.grades_exit())
     {
-        let failed = report.totals.failures > 0 || !view.exceptions.is_empty();
+        let failed = report.totals.failures > 0 || !report.exceptions.is_empty();
         return Ok(if failed { Exit::Program(code) } else { Exit::Done });
     }
     Ok(match (fails, complete && !is_partial(report)) {

@@ -3,6 +3,8 @@
 //! A user is resumed with an [`Input`] and runs until it has an [`Effect`]; the engine does what it says and resumes the
 //! user with the outcome. Nothing here waits, sends or reads a clock: times come in with each resumption.
 
+use std::fmt::Write as _;
+
 /// What a user wants of the engine.
 #[derive(Debug)]
 pub enum Effect {
@@ -103,4 +105,15 @@ pub struct Exception {
     pub message: String,
     /// Function and line, the innermost last.
     pub traceback: Vec<(String, u32)>,
+}
+
+impl Exception {
+    /// The functions that were running, in Python's form, a line each.
+    pub fn traceback_of(&self, file: &str) -> String {
+        self.traceback.iter().fold(String::new(), |mut text, (function, line)| {
+            // A text takes everything.
+            let _ = writeln!(text, "  File \"{file}\", line {line}, in {function}");
+            text
+        })
+    }
 }

@@ -1,5 +1,7 @@
 //! Dates without time zones: what `datetime` and `time.strftime` need. All times are UTC.
 
+use crate::units::civil;
+
 const DAY_US: i64 = 86_400_000_000;
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 const MONTHS: [&str; 12] = [
@@ -19,18 +21,8 @@ const MONTHS: [&str; 12] = [
 
 /// Year, month, day, hour, minute, second, microsecond.
 pub fn fields(us: i64) -> [i64; 7] {
-    let (day, rest) = (us.div_euclid(DAY_US), us.rem_euclid(DAY_US));
-    // Days since 0000-03-01 in eras of 400 years (the proleptic Gregorian calendar).
-    let z = day + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + i64::from(month <= 2);
-    let s = rest / 1_000_000;
-    [year, month, doy - (153 * mp + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60, rest % 1_000_000]
+    let [year, month, day, hour, minute, second] = civil(us.div_euclid(1_000_000));
+    [year, month, day, hour, minute, second, us.rem_euclid(1_000_000)]
 }
 
 /// Microseconds since 1970 of a date; fields out of range roll over.

@@ -302,12 +302,11 @@ impl World {
         Ok(User::new(&mut self.machine, &class, Chance::new(seed, index)))
     }
 
-    /// What the file's `LoadTestShape` wants now: users and spawn rate; `None`: the run ends. `Ok(None)` at the outside: the
-    /// file has no shape.
+    /// What the file's `LoadTestShape` wants now: users and spawn rate; `None`: the run ends.
     ///
     /// # Errors
     /// What its `tick` raised.
-    pub fn shape(&mut self, run_time_s: f64, users: u32) -> std::result::Result<Option<Option<(u32, f64)>>, Exception> {
+    pub fn shape(&mut self, run_time_s: f64, users: u32) -> std::result::Result<Option<(u32, f64)>, Exception> {
         let Some(shape) = self.shape.clone() else { return Ok(None) };
         let (tick, time, count) =
             (self.machine.sym("tick"), self.machine.sym("_run_time"), self.machine.sym("_user_count"));
@@ -316,12 +315,8 @@ impl World {
         object.set(count, Value::Int(i64::from(users)));
         let Some(function) = object.class.find(tick) else { return Ok(None) };
         let wanted = self.call(&function, vec![shape.clone()])?;
-        Ok(Some(match wanted {
-            Value::Tuple(t) => {
-                t.first().and_then(Value::as_f64).zip(t.get(1).and_then(Value::as_f64)).map(|(u, r)| (u as u32, r))
-            }
-            _ => None,
-        }))
+        let Value::Tuple(t) = wanted else { return Ok(None) };
+        Ok(t.first().and_then(Value::as_f64).zip(t.get(1).and_then(Value::as_f64)).map(|(u, r)| (u as u32, r)))
     }
 
     /// Whether the file has a `LoadTestShape`.

@@ -38,26 +38,26 @@ pub struct Cast {
     pub hosts: Vec<Url>,
     /// How many of the hosts must have an address.
     pub needed: usize,
-    /// The tasks of each class with their weights, as Locust's ratio shows them.
-    pub tasks: Vec<Vec<(usize, String, i64)>>,
-    /// Whether the file has a `LoadTestShape`.
-    pub has_shape: bool,
     options: Options,
-    wants_head: bool,
+    wants_headers: bool,
     wants_body: bool,
     seed: u64,
     timeout_ns: u64,
 }
 
 impl Cast {
-    /// Reads the file's classes and chooses those of `choice`.
+    /// Chooses those of `choice` from all classes of the file ([`Locustfile::survey`]), whose weights and fixed counts may have
+    /// been changed since.
     ///
     /// # Errors
-    /// `Usage` when the module raises, when a class that was named is not there, and when requests have no host.
-    pub fn of(file: &Locustfile, choice: &Choice, seed: u64, timeout_ns: Option<u64>) -> Result<Self> {
-        let options = options(choice);
-        let mut world = file.world(&options, seed)?;
-        let all = world.classes();
+    /// `Usage` when a class that was named is not there, and when requests have no host.
+    pub fn of(
+        file: &Locustfile,
+        all: &[UserClass],
+        choice: &Choice,
+        seed: u64,
+        timeout_ns: Option<u64>,
+    ) -> Result<Self> {
         let names: Vec<&str> = all.iter().map(|c| c.name.as_str()).collect();
         if let Some(stranger) = choice.classes.iter().find(|c| !names.contains(&c.as_str())) {
             return Err(Error::usage(format!("{} has no user class '{stranger}'", file.name()))
@@ -74,15 +74,13 @@ impl Cast {
             homes: Vec::new(),
             hosts: Vec::new(),
             needed: 0,
-            tasks: Vec::new(),
-            has_shape: world.has_shape(),
-            options,
-            wants_head: file.mentions(&["headers", "cookies", "reason", "raise_for_status"]),
+            options: options(choice),
+            wants_headers: file.mentions(&["headers", "cookies"]),
             wants_body: file.wants_body(),
             seed,
             timeout_ns: timeout_ns.unwrap_or(TIMEOUT_NS),
         };
-        for (number, class) in all.into_iter().enumerate() {
+        for (number, class) in all.iter().enumerate() {
             if !choice.classes.is_empty() && !choice.classes.contains(&class.name) {
                 continue;
             }
@@ -92,12 +90,11 @@ impl Cast {
             cast.homes.push(home);
             cast.numbers.push(number);
             cast.classes.push(Class {
-                name: class.name,
+                name: class.name.clone(),
                 weight: (class.weight * if has_fractions { 1000.0 } else { 1.0 }).clamp(0.0, 1e6) as u32,
                 fixed_count: class.fixed_count,
                 cookies: true,
             });
-            cast.tasks.push(class.tasks);
         }
         cast.needed = cast.hosts.len();
         for url in file.mentioned_urls() {
@@ -108,6 +105,14 @@ impl Cast {
                 .advise("say where requests go: -H http://127.0.0.1:8000"));
         }
         Ok(cast)
+    }
+
+    /// A world of a thread's own.
+    ///
+    /// # Errors
+    /// `Usage` when the module raises.
+    pub fn world(&self, file: &Locustfile) -> Result<World> {
+        file.world(&self.options, self.seed)
     }
 
     /// The number of the URL's server, with its own base path.
@@ -133,12 +138,13 @@ fn options(choice: &Choice) -> Options {
 }
 
 impl Locustfile {
-    /// The file's classes, with the tasks that the choice of tags leaves them.
+    /// The file's classes, with the tasks that the choice of tags leaves them, and whether it has a `LoadTestShape`.
     ///
     /// # Errors
     /// `Usage` when the module raises.
-    pub fn classes(&self, choice: &Choice) -> Result<Vec<UserClass>> {
-        Ok(self.world(&options(choice), 1)?.classes())
+    pub fn survey(&self, choice: &Choice) -> Result<(Vec<UserClass>, bool)> {
+        let mut world = self.world(&options(choice), 1)?;
+        Ok((world.classes(), world.has_shape()))
     }
 }
 
@@ -172,7 +178,7 @@ impl Play {
     /// # Errors
     /// `Usage` when the module raises.
     pub fn new(file: &Locustfile, cast: Arc<Cast>, journal: Arc<Journal>) -> Result<Self> {
-        let mut world = file.world(&cast.options, cast.seed)?;
+        let mut world = cast.world(file)?;
         world.fire("test_start");
         let play = Self {
             cast,
@@ -195,14 +201,13 @@ impl Play {
 
     fn tell(&self) {
         for line in self.world.borrow_mut().take_log() {
-            self.journal.say(line);
+            self.journal.say(&line);
         }
     }
 
     fn raised(&self, e: Exception) {
-        let lines =
-            e.traceback.iter().map(|(name, line)| format!("  File \"{}\", line {line}, in {name}\n", self.file));
-        self.journal.raised(e.message, lines.collect());
+        let traceback = e.traceback_of(&self.file);
+        self.journal.raised(e.message, traceback);
     }
 
     /// Resumes the user until it wants something of the engine; exceptions and wishes for the end are dealt with here.
@@ -315,7 +320,8 @@ impl Play {
         draft.host = host;
         draft.wanted = Wanted {
             body: if self.cast.wants_body && request.wants_body { BODY } else { 0 },
-            head: self.cast.wants_head,
+            // For the reason phrase, which stands in Locust's messages.
+            head: true,
             no_body: request.method == "HEAD",
             events: false,
         };
@@ -399,7 +405,8 @@ impl Script for Play {
     }
 
     fn judge(&self, player: &mut Player, answer: &Answer<'_>) -> std::result::Result<(), String> {
-        let headers = fields(answer.head)
+        let head = if self.cast.wants_headers { answer.head } else { &[] };
+        let headers = fields(head)
             .map(|(n, v)| (String::from_utf8_lossy(n).into_owned(), String::from_utf8_lossy(v).into_owned()));
         let response = Response {
             status: answer.status,

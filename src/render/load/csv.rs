@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::record::load::{Endpoint, LoadReport, Second};
-use crate::record::load_view::{ExceptionRow, LoadView, Rates};
+use crate::record::load::{Endpoint, ExceptionRow, LoadReport, Second};
+use crate::record::load_view::{LoadView, Rates};
 use crate::units::utc;
 
 const STATS: &str = "Type,Name,Request Count,Failure Count,Median Response Time,Average Response Time,Min Response Time,\
@@ -18,22 +18,8 @@ pub fn stats_csv(r: &LoadReport) -> String {
     for e in &r.by_name {
         row(&mut out, e, r.totals.duration_s);
     }
-    row(&mut out, &aggregated(r), r.totals.duration_s);
+    row(&mut out, &r.aggregated(), r.totals.duration_s);
     out
-}
-
-/// All endpoints as one.
-fn aggregated(r: &LoadReport) -> Endpoint {
-    Endpoint {
-        name: "Aggregated".to_owned(),
-        requests: r.totals.requests,
-        failures: r.totals.failures,
-        rps: r.totals.rps,
-        latency_ms: r.latency_ms,
-        bytes: r.totals.bytes,
-        percentiles: r.percentiles.clone(),
-        ..Endpoint::default()
-    }
 }
 
 fn row(out: &mut String, e: &Endpoint, seconds: f64) {
@@ -74,7 +60,7 @@ pub fn history_rows(view: &LoadView, wall_s: i64, full: bool) -> String {
             history_row(&mut out, wall_s, view.users, e, view.rates.get(i).copied().unwrap_or_default());
         }
     }
-    history_row(&mut out, wall_s, view.users, &aggregated(r), view.rate);
+    history_row(&mut out, wall_s, view.users, &r.aggregated(), view.rate);
     out
 }
 

@@ -57,9 +57,10 @@ pub fn load_html(view: &LoadView, theme: &str) -> String {
     if !r.errors.is_empty() {
         section(&mut out, "Failures", |out| failures(out, &r.errors));
     }
-    if !view.exceptions.is_empty() {
+    if !view.report.exceptions.is_empty() {
         section(&mut out, "Exceptions", |out| {
-            let rows = view.exceptions.iter().map(|e| vec![grouped(e.count), e.message.clone(), e.traceback.clone()]);
+            let rows =
+                view.report.exceptions.iter().map(|e| vec![grouped(e.count), e.message.clone(), e.traceback.clone()]);
             table(out, &["#Count", "~Message", "~Traceback"], rows, None);
         });
     }

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use super::text::{amount, target};
 use super::verdict::words;
 use crate::record::load::{Grade, LoadReport, Verdict};
+use crate::units::utc;
 
 /// A test case.
 struct Case {
@@ -126,20 +127,9 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// `2026-11-24T04:19:03` (UTC), by the civil calendar's arithmetic.
+/// `2026-11-24T04:19:03`, UTC, as the schemas have it.
 fn timestamp(seconds: i64) -> String {
-    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Years begin in March here, so that the leap day is the last one; 719,468 days lie before 1970 since 1 March of year 0.
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day = day_of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day_of_month = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day_of_month:02}T{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
+    utc(seconds).replace(' ', "T")
 }
 
 #[cfg(test)]

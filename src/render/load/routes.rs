@@ -24,7 +24,7 @@ pub fn requests_json(view: &LoadView) -> Value {
         .enumerate()
         .map(|(i, e)| row(e, view.rates.get(i).copied().unwrap_or_default(), r))
         .collect();
-    let all = aggregated(r);
+    let all = r.aggregated();
     stats.push(row(&all, view.rate, r));
     let start = view.start_wall_s.unwrap_or(0) as f64;
     let errors: Vec<Value> = r
@@ -67,20 +67,6 @@ pub fn requests_json(view: &LoadView) -> Value {
     })
 }
 
-/// All endpoints together, as an endpoint.
-fn aggregated(r: &LoadReport) -> Endpoint {
-    Endpoint {
-        name: "Aggregated".to_owned(),
-        requests: r.totals.requests,
-        failures: r.totals.failures,
-        rps: r.totals.rps,
-        latency_ms: r.latency_ms,
-        service_ms: r.service_ms,
-        bytes: r.totals.bytes,
-        ..Endpoint::default()
-    }
-}
-
 fn per_second(n: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { n as f64 / seconds } else { 0.0 }
 }
@@ -115,6 +101,7 @@ fn row(e: &Endpoint, now: Rates, r: &LoadReport) -> Value {
 /// `/exceptions`.
 pub fn exceptions_json(view: &LoadView) -> Value {
     let all: Vec<Value> = view
+        .report
         .exceptions
         .iter()
         .map(|e| json!({ "count": e.count, "msg": e.message, "traceback": e.traceback, "nodes": "local" }))

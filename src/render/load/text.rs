@@ -109,6 +109,17 @@ fn write(r: &LoadReport, color: bool, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "            and {} more kinds (--json has all)", r.errors.len() - ERRORS)?;
         }
     }
+    if !r.exceptions.is_empty() {
+        writeln!(out, "\n{}", paint("exceptions".to_owned(), "1"))?;
+        for e in r.exceptions.iter().take(ERRORS) {
+            // The innermost function says most.
+            let place = e.traceback.lines().last().map_or_else(String::new, |l| format!("  ({})", l.trim()));
+            writeln!(out, "{:>10}  {}{}", grouped(e.count), clean(&e.message), clean(&place))?;
+        }
+        if r.exceptions.len() > ERRORS {
+            writeln!(out, "            and {} more (--json has all)", r.exceptions.len() - ERRORS)?;
+        }
+    }
     if !r.targets.is_empty() {
         writeln!(out, "\n{}", paint("targets".to_owned(), "1"))?;
         for t in &r.targets {

@@ -114,6 +114,8 @@ pub struct Console {
     /// When a change asked the run to end, before its own end.
     stop_at: Option<Mono>,
     logs: VecDeque<String>,
+    /// What a locustfile printed, until it is taken.
+    said: VecDeque<String>,
 }
 
 /// What a turn brought.
@@ -148,6 +150,7 @@ impl Console {
             seconds: Arc::default(),
             stop_at: None,
             logs: VecDeque::new(),
+            said: VecDeque::new(),
         };
         (console, Panel { asks: sender })
     }
@@ -174,9 +177,8 @@ impl Console {
         }
         let live = if let Some(drive) = &mut self.drive {
             let live = drive.listen(longest);
-            for line in drive.take_lines() {
-                self.log(&line);
-            }
+            let lines = drive.take_lines();
+            self.hear(lines);
             Some(live)
         } else {
             if let Ok(ask) = self.asks.recv_timeout(longest) {
@@ -299,6 +301,21 @@ impl Console {
         }
     }
 
+    /// What a locustfile has printed since the last call, the newest thousand lines.
+    pub fn take_said(&mut self) -> Vec<String> {
+        self.said.drain(..).collect()
+    }
+
+    fn hear(&mut self, lines: Vec<String>) {
+        for line in lines {
+            self.log(&line);
+            if self.said.len() >= LOGS {
+                self.said.pop_front();
+            }
+            self.said.push_back(line);
+        }
+    }
+
     /// What the run under way (or the last one) is recorded by, if runs are recorded.
     pub fn recorder(&self) -> Option<Arc<Recorder>> {
         self.recorder.clone()
@@ -368,7 +385,8 @@ impl Console {
         let mut view = std::mem::take(&mut self.last);
         let was_reset = drive.was_reset();
         drive.describe(&mut view);
-        let driven = drive.finish()?;
+        let mut driven = drive.finish()?;
+        self.hear(std::mem::take(&mut driven.lines));
         if !was_reset || self.plan.reset_stats {
             view.report = driven.report.clone();
         }
@@ -376,7 +394,6 @@ impl Console {
         view.rate = crate::record::load_view::Rates::default();
         view.state = LoadState::Stopped;
         view.users = 0;
-        view.exceptions.clone_from(&driven.exceptions);
         view.seconds = Arc::new(driven.seconds.clone());
         view.start_wall_s = Some(driven.start_wall_s);
         view.end_wall_s = Some(driven.start_wall_s + driven.report.totals.duration_s.round() as i64);

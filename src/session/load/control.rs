@@ -76,8 +76,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::load::program::Choice;
     use crate::load::scenario::{default_targets, from_text};
-    use crate::session::load::{Choice, LoadPlan};
+    use crate::session::load::LoadPlan;
 
     /// A server that answers each bunch of bytes with 200.
     fn server() -> u16 {

@@ -7,18 +7,22 @@ mod console;
 mod control;
 mod follow;
 mod judged;
+mod plan;
 mod players;
 mod recorded;
 mod servers;
+mod shape;
 mod shares;
 mod view;
 mod watched;
 
 pub use console::{Ask, Console, Panel, RunTime, Start, Turn};
 pub use judged::Judging;
+pub use plan::{LoadPlan, LocustRun};
 use players::Players;
 pub use recorded::{Beside, LoadRecording, describe};
 use servers::{raise_fd_limit, servers};
+use shape::Shape;
 pub use shares::{choices, shares};
 pub use view::view_of;
 pub use watched::{Used, Watched};
@@ -36,19 +40,15 @@ use nix::unistd::{SysconfVar, sysconf};
 use crate::clock::{Clock, Mono, SystemClock, thread_cpu_ns};
 use crate::collect::selfcost::leave_out;
 use crate::error::{Error, Kind, Result};
-use crate::load::course::{Course, ENDLESS, Level};
+use crate::load::course::{Course, Level};
 use crate::load::engine::{Board, Order};
 use crate::load::journal::Journal;
-use crate::load::locust::{Locustfile, UserClass};
-use crate::load::program::Choice;
 use crate::load::report::{Facts, report};
-use crate::load::scenario::{Scenario, Stage, Target};
 use crate::load::script::{Names, Stripe};
 use crate::load::slowest::KEPT;
 use crate::load::stop_on::Watch;
 use crate::load::tally::{Tally, Window};
 use crate::record::load::{LoadReport, Second};
-use crate::record::load_view::ExceptionRow;
 use crate::record::requests::{RequestError, RequestWindow, SlowRequest, encode};
 use crate::record::slices::Slices;
 use crate::record::{Event, Mark, Reading, Recorder};
@@ -57,94 +57,6 @@ use crate::record::{Event, Mark, Reading, Recorder};
 const LEAD_NS: u64 = 5_000_000;
 /// What requests under way may take after the end, where nothing is said: closed and open model, ns.
 const PATIENCE: (u64, u64) = (5_000_000_000, 30_000_000_000);
-/// The most tasks at the same time in the open model, where nothing is said.
-const OPEN_CAP: u32 = 10_000;
-
-/// A locustfile that is to be run.
-#[derive(Debug, Clone)]
-pub struct LocustRun {
-    /// The file.
-    pub file: Arc<Locustfile>,
-    /// Its classes, with the tasks that the choice of tags leaves them.
-    pub classes: Arc<[UserClass]>,
-}
-
-impl LocustRun {
-    /// Runs the module once to see its classes.
-    ///
-    /// # Errors
-    /// `Usage` when the module raises.
-    pub fn new(file: Locustfile, choice: &Choice) -> Result<Self> {
-        let classes = file.classes(choice)?.into();
-        Ok(Self { file: Arc::new(file), classes })
-    }
-}
-
-/// A load run as it was asked for.
-#[derive(Debug, Clone)]
-pub struct LoadPlan {
-    /// What users do.
-    pub scenario: Scenario,
-    /// A locustfile whose users do it; of the scenario, seed, timeout, TLS and targets count.
-    pub locustfile: Option<LocustRun>,
-    /// What of it.
-    pub choice: Choice,
-    /// How many users; in the open model the most tasks at the same time.
-    pub users: Option<u32>,
-    /// How many users come a second.
-    pub spawn_rate: Option<f64>,
-    /// How long, ns; `None` until it is stopped.
-    pub run_time_ns: Option<u64>,
-    /// Arrivals, for the open model.
-    pub arrivals: Option<String>,
-    /// Whether arrivals are Poisson's instead of evenly spaced.
-    pub poisson: bool,
-    /// Threads; by itself one for each 20,000 users or arrivals a second, at most a core each.
-    pub threads: Option<u32>,
-    /// How long requests may go on after the end, ns.
-    pub stop_timeout_ns: Option<u64>,
-    /// What the run is graded by.
-    pub targets: Vec<Target>,
-    /// What ends it early, and what is kept for judging it.
-    pub judging: Judging,
-    /// Count anew when the ramp is over.
-    pub reset_stats: bool,
-}
-
-impl LoadPlan {
-    /// The course of the run.
-    ///
-    /// # Errors
-    /// `Usage` for arrivals that cannot be read, and for both models at once.
-    pub fn course(&self) -> Result<Course> {
-        let end = self.run_time_ns.or(self.scenario.run.run_time_ns).unwrap_or(ENDLESS);
-        let own = self.users.is_some() || self.spawn_rate.is_some();
-        let arrivals = self.arrivals.as_ref().or(self.scenario.run.arrivals.as_ref().filter(|_| !own));
-        if let Some(text) = arrivals {
-            let rate = Level::arrivals(text, end)?;
-            return Ok(Course::Open { rate, poisson: self.poisson, cap: self.users.unwrap_or(OPEN_CAP).max(1) });
-        }
-        if !own && !self.scenario.stages.is_empty() {
-            let mut stages = self.scenario.stages.clone();
-            if let Some(limit) = self.run_time_ns {
-                truncate(&mut stages, limit);
-            }
-            return Ok(Course::Closed(Level::stages(&stages)));
-        }
-        let users = self.users.or(self.scenario.run.users).unwrap_or(1);
-        let rate = self.spawn_rate.or(self.scenario.run.spawn_rate).unwrap_or(1.0);
-        Ok(Course::Closed(Level::ramp(users, rate, end)))
-    }
-}
-
-fn truncate(stages: &mut Vec<Stage>, limit: u64) {
-    let mut left = limit;
-    stages.retain_mut(|s| {
-        s.duration_ns = s.duration_ns.min(left);
-        left -= s.duration_ns;
-        s.duration_ns > 0
-    });
-}
 
 /// Cores of the machine, whichever of them we may use: one that is not ours has room for the others.
 fn machine_cores() -> u64 {
@@ -183,6 +95,7 @@ pub struct Drive {
     level: Option<Level>,
     board: Arc<Board>,
     journal: Arc<Journal>,
+    shape: Option<Shape>,
     threads: Vec<JoinHandle<Result<Tally>>>,
     windows: Receiver<Window>,
     names: Arc<Names>,
@@ -228,8 +141,6 @@ pub struct Driven {
     pub slowest: Vec<SlowRequest>,
     /// The run in slices, where they were kept.
     pub slices: Option<Slices>,
-    /// What a locustfile raised and did not catch.
-    pub exceptions: Vec<ExceptionRow>,
     /// What a locustfile printed that nobody has taken yet.
     pub lines: Vec<String>,
 }
@@ -258,6 +169,7 @@ impl Drive {
         let anchor = SystemClock.anchor();
         let start = anchor.mono.0 + LEAD_NS;
         let board = Arc::new(Board::default());
+        let shape = players.shape(&plan, &journal, start)?;
         let (told, windows) = channel();
         let (mut handles, mut used_ns) = (Vec::new(), Vec::new());
         for index in 0..threads {
@@ -323,6 +235,7 @@ impl Drive {
             level,
             board,
             journal,
+            shape,
             threads: handles,
             windows,
             names,
@@ -338,11 +251,6 @@ impl Drive {
             seconds: Vec::new(),
             recent: VecDeque::new(),
         })
-    }
-
-    /// Exceptions that a locustfile did not catch, until now.
-    pub fn exceptions(&self) -> Vec<ExceptionRow> {
-        self.journal.exceptions()
     }
 
     /// What a locustfile has printed since the last call, the newest thousand lines.
@@ -368,6 +276,7 @@ impl Drive {
         while let Ok(window) = self.windows.try_recv() {
             self.take(window);
         }
+        self.take_shape();
         if self.journal.wants_end() {
             self.stop();
         }
@@ -512,6 +421,7 @@ impl Drive {
         };
         let mut report = report(&tally, &facts, &self.plan.targets);
         report.stopped = self.stopped.take();
+        report.exceptions = self.journal.exceptions();
         let anchor = SystemClock.anchor();
         let wall_ns = anchor.wall_ns - (anchor.mono.0 as i64 - self.start as i64);
         let start_wall_s = wall_ns / 1_000_000_000;
@@ -523,7 +433,6 @@ impl Drive {
             names: facts.names,
             slowest,
             slices,
-            exceptions: self.exceptions(),
             lines: self.take_lines(),
         })
     }

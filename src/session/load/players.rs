@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{LoadPlan, LocustRun};
+use super::{LoadPlan, LocustRun, Shape};
 use crate::error::Result;
 use crate::load::engine::{Board, Order, Worker};
 use crate::load::http::Url;
@@ -28,18 +28,11 @@ impl Players {
     /// # Errors
     /// `Usage` for what the scenario or the locustfile gets wrong.
     pub(super) fn of(plan: &LoadPlan, names: &Names) -> Result<Self> {
-        let Some(LocustRun { file, classes }) = &plan.locustfile else {
+        let Some(LocustRun { file, classes, .. }) = &plan.locustfile else {
             return Ok(Self::Scenario(Arc::new(compile(&plan.scenario, &plan.choice, names)?)));
         };
-        let mut cast = Cast::of(file, &plan.choice, plan.scenario.seed, Some(plan.scenario.timeout_ns))?;
-        // The command line and the web UI may have changed them.
-        let has_fractions = classes.iter().any(|c| c.weight.fract() != 0.0);
-        for class in &mut cast.classes {
-            if let Some(asked) = classes.iter().find(|c| c.name == class.name) {
-                class.weight = (asked.weight * if has_fractions { 1000.0 } else { 1.0 }).clamp(0.0, 1e6) as u32;
-                class.fixed_count = asked.fixed_count;
-            }
-        }
+        let scenario = &plan.scenario;
+        let cast = Cast::of(file, classes, &plan.choice, scenario.seed, Some(scenario.timeout_ns))?;
         Ok(Self::Locustfile(Arc::clone(file), Arc::new(cast)))
     }
 
@@ -48,6 +41,22 @@ impl Players {
         match self {
             Self::Scenario(program) => (program.hosts(), program.hosts().len()),
             Self::Locustfile(_, cast) => (&cast.hosts, cast.needed),
+        }
+    }
+
+    /// A locustfile's shape, asked from `start` on (ns of the one clock), where it says how many users there are.
+    ///
+    /// # Errors
+    /// `Io` when there is no thread to be had.
+    pub(super) fn shape(&self, plan: &LoadPlan, journal: &Arc<Journal>, start: u64) -> Result<Option<Shape>> {
+        match self {
+            Self::Locustfile(file, cast) if plan.has_shape() => {
+                if plan.users.is_some() || plan.spawn_rate.is_some() {
+                    journal.say("the file's LoadTestShape says how many users there are: -u and -r are left aside");
+                }
+                Shape::begin(Arc::clone(file), Arc::clone(cast), Arc::clone(journal), start).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 

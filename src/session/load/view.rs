@@ -27,7 +27,6 @@ pub fn view_of(plan: &LoadPlan, driven: &Driven) -> LoadView {
         asked: asked(plan),
         choices: choices(plan),
         shares: shares(plan, driven.report.totals.peak_users),
-        exceptions: driven.exceptions.clone(),
         report: driven.report.clone(),
         seconds: Arc::new(driven.seconds.clone()),
         start_wall_s: Some(driven.start_wall_s),
@@ -60,10 +59,9 @@ impl Drive {
     /// Where it is.
     pub(super) fn state(&self) -> LoadState {
         let elapsed = SystemClock.now().0.saturating_sub(self.start);
-        let level_from = self.level.as_ref().map_or(self.level_from, crate::load::course::Level::steady_from);
         if self.board.finish.load(std::sync::atomic::Ordering::SeqCst) || SystemClock.now().0 >= self.end {
             LoadState::Stopping
-        } else if elapsed < level_from {
+        } else if elapsed < self.level_from {
             LoadState::Spawning
         } else {
             LoadState::Running
@@ -96,6 +94,7 @@ impl Drive {
         let mut report = report(tally, &facts, &self.plan.targets);
         // What only the end knows.
         (report.totals.arrivals_asked, report.totals.arrivals_made) = (None, None);
+        report.exceptions = self.journal.exceptions();
         report.service_ms.mean = follower.mean_service_ms();
         let (by_id, mut rates) = (follower.rates(), Vec::new());
         let ids: rustc_hash::FxHashMap<(&str, &str), usize> =
@@ -115,7 +114,6 @@ impl Drive {
         view.rate = Rates { requests: sum(|r| r.requests), failures: sum(|r| r.failures) };
         (view.report, view.rates) = (report, rates);
         view.state = self.state();
-        view.exceptions = self.exceptions();
         view.users = self.live.users;
         view.recent_ms = [self.live.p50_ms, self.live.p95_ms, self.live.p99_ms];
         view.lag_max_ms = self.live.lag_max_ms;
