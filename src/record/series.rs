@@ -59,10 +59,12 @@ series! {
     ARENAS, "mem.arenas", Bytes, "Resident memory of glibc's thread arenas: heaps of 64 MiB alignment (smaps).";
     ANON_MAPS, "mem.anon_maps", Bytes, "Resident memory of other anonymous mappings: large blocks, pools, other allocators (smaps).";
     STACKS, "mem.stacks", Bytes, "Resident memory of the stacks of all threads (smaps).";
+    FILE_PRIVATE, "mem.file_private", Bytes, "Written pages of private file mappings: anonymous, though a file is mapped (smaps Anonymous).";
     PAGE_TABLES, "mem.page_tables", Bytes, "Page tables: no part of the resident memory (status VmPTE).";
     FAULTS_MINOR, "mem.faults_minor", Total, "Page faults served without reading a disk (stat minflt).";
     FAULTS_MAJOR, "mem.faults_major", Total, "Page faults that read a disk (stat majflt).";
     MAPPINGS, "mem.mappings", Count, "Mappings (smaps).";
+    ARENA_COUNT, "mem.arena_count", Count, "Heaps of glibc's thread arenas (smaps).";
     THREADS, "proc.threads", Count, "Threads (status Threads).";
     FDS, "proc.fds", Count, "Open file descriptors (fd).";
     CGROUP_MEMORY, "cgroup.memory", Bytes, "Memory charged to the target's cgroup, page cache included (memory.current, memory.usage_in_bytes).";
