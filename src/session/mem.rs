@@ -62,7 +62,6 @@ pub fn run(
         Targets::Processes(_) => None,
         Targets::Launch(program) => Some(Launched::start(program)?),
     };
-    let mut store = begin(plan)?;
     // The program runs from here on: what perfkit itself has in memory would be the first point otherwise.
     child.as_mut().map_or(Ok(()), Launched::release)?;
     let targets = match &plan.targets {
@@ -80,6 +79,8 @@ pub fn run(
     if let Some(why) = sampler.limits() {
         progress.say(Remark::Warning, &why);
     }
+    // Made when everything runs that it takes: what fails before that leaves a file of its name as it was.
+    let mut store = begin(plan)?;
     store.set_meta("started_ns", &start.0.to_string())?;
     recorder.put(Event::Mark(Mark { at: start, kind: "start", text: "watching memory".to_owned() }));
     let board = Arc::new(Board::default());
