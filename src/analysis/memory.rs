@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::clock::Mono;
+use crate::clock::{Anchor, Mono};
 use crate::record::{Recording, series as names};
 
 /// Points of a slope at most: it takes every pair of them.
@@ -53,6 +53,8 @@ pub struct MemoryView {
     pub marks: Vec<(Mono, String, String)>,
     /// Ticks that were missed.
     pub lost: u64,
+    /// Ties to the wall clock.
+    anchors: Vec<Anchor>,
 }
 
 /// The kinds of anonymous memory: series, name in JSON, title.
@@ -100,6 +102,7 @@ impl MemoryView {
         let last = recording.readings.last().map_or(view.start, |r| r.0);
         view.end = view.end.max(last);
         view.marks = recording.marks.clone();
+        view.anchors = recording.anchors.clone();
         view.lost = recording.losses.iter().filter(|l| l.2 == "memory").map(|l| l.3).sum();
         view
     }
@@ -112,6 +115,12 @@ impl MemoryView {
     /// Seconds from the start.
     pub fn seconds(&self, at: Mono) -> f64 {
         at.since(self.start) as f64 / 1e9
+    }
+
+    /// Seconds since 1970, by the nearest anchor; `None` without one.
+    pub fn unix_seconds(&self, at: Mono) -> Option<f64> {
+        let near = self.anchors.iter().min_by_key(|a| a.mono.0.abs_diff(at.0))?;
+        Some((near.wall_ns + at.0.wrapping_sub(near.mono.0) as i64) as f64 / 1e9)
     }
 
     /// The sum over all processes of what `metric` was at `at`; `None` when no process had it then.
