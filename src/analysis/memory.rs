@@ -101,8 +101,8 @@ impl MemoryView {
         }
         let last = recording.readings.last().map_or(view.start, |r| r.0);
         view.end = view.end.max(last);
-        view.marks = recording.marks.clone();
-        view.anchors = recording.anchors.clone();
+        view.marks.clone_from(&recording.marks);
+        view.anchors.clone_from(&recording.anchors);
         view.lost = recording.losses.iter().filter(|l| l.2 == "memory").map(|l| l.3).sum();
         view
     }
@@ -212,7 +212,8 @@ impl MemoryView {
         let (Some(first), Some(last)) = (total.first(), total.last()) else { return Layers::default() };
         let span = last.0.since(first.0);
         let count = count.min(total.len()).max(2) as u64;
-        let times: Vec<Mono> = (0..count).map(|i| first.0.plus((span as u128 * u128::from(i) / u128::from(count - 1)) as u64)).collect();
+        let times: Vec<Mono> =
+            (0..count).map(|i| first.0.plus((span as u128 * u128::from(i) / u128::from(count - 1)) as u64)).collect();
         let mut layers: Vec<(&'static str, Vec<f64>)> = vec![("files", Vec::new()), ("shared memory", Vec::new())];
         layers.extend(ANONYMOUS.iter().rev().map(|(_, _, title)| (*title, Vec::new())));
         layers.push(("anonymous", Vec::new()));
@@ -281,9 +282,7 @@ impl ProcessMemory {
         let after = points.partition_point(|p| p.0 <= at);
         let (before, next) = (points.get(after.wrapping_sub(1)), points.get(after));
         match (before, next) {
-            (Some(b), Some(n)) if n.0 > b.0 => {
-                Some(b.1 + (n.1 - b.1) * at.since(b.0) as f64 / n.0.since(b.0) as f64)
-            }
+            (Some(b), Some(n)) if n.0 > b.0 => Some(b.1 + (n.1 - b.1) * at.since(b.0) as f64 / n.0.since(b.0) as f64),
             (Some(p), _) | (None, Some(p)) => Some(p.1),
             (None, None) => None,
         }

@@ -10,9 +10,7 @@ use super::exit::{Exit, is_broken_pipe};
 use super::load::BesideArgs;
 use super::outputs::{Place, Written};
 use super::screen::Screen;
-use super::shared::{
-    Lasting, OUTPUT, ProgramArgs, TIME, TalkArgs, TargetArgs, duration, quoted, told, told_by,
-};
+use super::shared::{Lasting, OUTPUT, ProgramArgs, TIME, TalkArgs, TargetArgs, duration, quoted, told, told_by};
 use super::signals::Signals;
 use super::view::wants_color;
 use crate::analysis::memory::{Judged, MemoryView, judge};
@@ -459,7 +457,8 @@ mod tests {
     #[test]
     fn the_verdict_decides_the_exit_code() {
         let unknown = Judged::unknown("more time");
-        let judged = |verdict: &str, kind: &str| Judged { verdict: verdict.into(), kind: kind.into(), ..unknown.clone() };
+        let judged =
+            |verdict: &str, kind: &str| Judged { verdict: verdict.into(), kind: kind.into(), ..unknown.clone() };
         assert_eq!(FailOn::Never.exit(&judged("leak", "type-leak")), None);
         assert_eq!(FailOn::Leak.exit(&judged("leak", "type-leak")), Some(Exit::No));
         assert_eq!(FailOn::Leak.exit(&judged("stable", "stable")), None);

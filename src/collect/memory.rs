@@ -294,7 +294,7 @@ fn put(
     let Some(value) = value else { return };
     let always = metric == names::RSS || metric == names::ANON;
     // Slightly less than the interval, so that a tick that comes a little early does not skip a beat.
-    let due = last.get(metric).is_none_or(|(v, t)| *v != value as f64 || at.since(*t) >= REPEAT_NS - REPEAT_NS / 20);
+    let due = last.get(metric).is_none_or(|(v, t)| *v as u64 != value || at.since(*t) >= REPEAT_NS - REPEAT_NS / 20);
     if always || due {
         record(recorder, last, scope, metric, value, at);
     }
@@ -326,7 +326,13 @@ impl MemorySampler {
         if late > 0 {
             self.missed += late;
             let (from, to) = (self.next, now);
-            recorder.put(Event::Loss(Loss { from, to, source: "memory", count: late, why: "the tick came late".into() }));
+            recorder.put(Event::Loss(Loss {
+                from,
+                to,
+                source: "memory",
+                count: late,
+                why: "the tick came late".into(),
+            }));
         }
         self.next = self.next.plus(interval.saturating_mul(late + 1));
     }
@@ -407,7 +413,8 @@ mod tests {
         let of = |name: &str| rec.readings.iter().filter(|r| r.1 == name).collect::<Vec<_>>();
         assert_eq!(of(names::RSS).len(), 4);
         assert_eq!(of(names::RSS)[0].2, child.id().to_string());
-        for name in [names::PSS, names::USS, names::HEAP, names::STACKS, names::FDS, names::THREADS, names::PAGE_TABLES] {
+        for name in [names::PSS, names::USS, names::HEAP, names::STACKS, names::FDS, names::THREADS, names::PAGE_TABLES]
+        {
             assert!(!of(name).is_empty() && of(name).len() < 4, "{name}: {:?}", of(name));
         }
         assert!(rec.marks.iter().any(|m| m.1 == "exit"));

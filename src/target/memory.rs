@@ -409,7 +409,9 @@ mod tests {
         let f = Faults::parse("7 (a b) c) S 1 1 1 0 -1 4194560 500 0 2 0 1 1 0 0").unwrap();
         assert_eq!(f, Faults { minor: 500, major: 2 });
         assert!(Faults::parse("7 (a").is_none());
-        let r = Rollup::parse("1-2 ---p 0 00:00 0 [rollup]\nRss: 4 kB\nPss: 3 kB\nPrivate_Clean: 1 kB\nPrivate_Dirty: 1 kB\n");
+        let r = Rollup::parse(
+            "1-2 ---p 0 00:00 0 [rollup]\nRss: 4 kB\nPss: 3 kB\nPrivate_Clean: 1 kB\nPrivate_Dirty: 1 kB\n",
+        );
         assert_eq!(r, Some(Rollup { rss: 4096, pss: 3072, uss: 2048, swap: 0 }));
     }
 

@@ -69,7 +69,8 @@ impl MemFormat {
     pub fn from_name(name: &str) -> Result<Self> {
         let lower = name.to_ascii_lowercase();
         FORMATS.into_iter().find(|(n, ..)| *n == lower).map(|(.., f)| f).ok_or_else(|| {
-            Error::usage(format!("there is no format '{name}'")).advise("choose one of text, json, csv, svg, dat, perfkit")
+            Error::usage(format!("there is no format '{name}'"))
+                .advise("choose one of text, json, csv, svg, dat, perfkit")
         })
     }
 

@@ -72,27 +72,24 @@ pub(super) fn svg(view: &MemoryView, judged: &Judged, options: &MemOptions) -> S
         layers.times.iter().zip(&layers.rss).map(|(t, v)| format!("{:.1},{:.1}", x(*t), y(*v))).collect();
     let _ = writeln!(out, "<polyline class=\"line\" points=\"{}\"/>", line.join(" "));
     if let Some(limit) = limit {
-        match shown {
-            Some(_) => {
-                let at = y(limit);
-                let _ = writeln!(out, "<line class=\"limit\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
-                let text = format!("limit {}", Bytes(limit as u64));
-                let _ = writeln!(out, "<text class=\"small\" x=\"{}\" y=\"{:.1}\">{text}</text>", LEFT + 6.0, at - 5.0);
-            }
-            None => {
-                let text = format!("limit {} (far above)", Bytes(limit as u64));
-                let _ = writeln!(out, "<text class=\"small\" x=\"{}\" y=\"{}\">{text}</text>", LEFT + 6.0, TOP + 12.0);
-            }
-        }
+        let (at, text) = if shown.is_some() {
+            let at = y(limit);
+            let _ = writeln!(out, "<line class=\"limit\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
+            (at - 5.0, format!("limit {}", Bytes(limit as u64)))
+        } else {
+            (TOP + 12.0, format!("limit {} (far above)", Bytes(limit as u64)))
+        };
+        let _ = writeln!(out, "<text class=\"small\" x=\"{}\" y=\"{at:.1}\">{text}</text>", LEFT + 6.0);
     }
     let marks = view.marks.iter().filter(|m| !matches!(m.1.as_str(), "start" | "stop") && m.0 >= first && m.0 <= last);
     for (i, (at, _, text)) in marks.take(MARKS).enumerate() {
         let (x, y) = (x(*at), TOP + 12.0 + 13.0 * (i % 5) as f64);
         let _ = writeln!(out, "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{BOTTOM}\"/>");
         // To the left of its line where there is no room to the right.
-        let (at, anchor) = if x > (LEFT + RIGHT) / 2.0 { (x - 4.0, "end") } else { (x + 4.0, "start") };
+        let (at, anchor) = if x > LEFT.midpoint(RIGHT) { (x - 4.0, "end") } else { (x + 4.0, "start") };
         let text = escaped(&shortened(text, 40));
-        let _ = writeln!(out, "<text class=\"small\" x=\"{at:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
+        let _ =
+            writeln!(out, "<text class=\"small\" x=\"{at:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
     }
     legend(&mut out, &layers);
     out.push_str("</svg>\n");
@@ -102,10 +99,11 @@ pub(super) fn svg(view: &MemoryView, judged: &Judged, options: &MemOptions) -> S
 fn subtitle(view: &MemoryView, judged: &Judged) -> String {
     let Some((start, end)) = view.ends() else { return String::new() };
     let sized = |v: f64| Bytes(v.max(0.0) as u64).to_string();
-    let rate = view.slope().map_or_else(String::new, |s| {
-        format!(" · {}{}/s", if s < 0.0 { "-" } else { "+" }, Bytes(s.abs() as u64))
-    });
-    let verdict = if judged.verdict == "unknown" { String::new() } else { format!(" · {} ({})", judged.verdict, judged.kind) };
+    let rate = view
+        .slope()
+        .map_or_else(String::new, |s| format!(" · {}{}/s", if s < 0.0 { "-" } else { "+" }, Bytes(s.abs() as u64)));
+    let verdict =
+        if judged.verdict == "unknown" { String::new() } else { format!(" · {} ({})", judged.verdict, judged.kind) };
     let lost = if view.lost > 0 { format!(" · {} ticks missed", view.lost) } else { String::new() };
     format!("RSS {} → {} in {:.0} s{rate}{verdict}{lost}", sized(start), sized(end), view.seconds(view.end))
 }
@@ -137,7 +135,12 @@ fn axes(out: &mut String, step: f64, top: f64, seconds: f64, y: impl Fn(f64) -> 
         let at = y(bytes);
         let _ = writeln!(out, "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
         let text = if bytes == 0.0 { "0".to_owned() } else { Bytes(bytes as u64).to_string() };
-        let _ = writeln!(out, "<text class=\"small\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>", LEFT - 6.0, at + 4.0);
+        let _ = writeln!(
+            out,
+            "<text class=\"small\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
+            LEFT - 6.0,
+            at + 4.0
+        );
         bytes += step;
     }
     let tick = nice(seconds / 8.0);
@@ -145,8 +148,16 @@ fn axes(out: &mut String, step: f64, top: f64, seconds: f64, y: impl Fn(f64) -> 
     while tick > 0.0 && t <= seconds * 1.001 {
         let at = LEFT + (RIGHT - LEFT) * t / seconds;
         let text = if seconds < 10.0 { format!("{t:.1} s") } else { format!("{t:.0} s") };
-        let _ = writeln!(out, "<line class=\"axis\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{BOTTOM}\" y2=\"{}\"/>", BOTTOM + 5.0);
-        let _ = writeln!(out, "<text class=\"small\" x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>", BOTTOM + 20.0);
+        let _ = writeln!(
+            out,
+            "<line class=\"axis\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{BOTTOM}\" y2=\"{}\"/>",
+            BOTTOM + 5.0
+        );
+        let _ = writeln!(
+            out,
+            "<text class=\"small\" x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>",
+            BOTTOM + 20.0
+        );
         t += tick;
     }
 }
@@ -159,7 +170,11 @@ fn areas(out: &mut String, layers: &Layers, x: impl Fn(crate::clock::Mono) -> f6
         let back = layers.times.iter().zip(&floor).rev().map(|(t, v)| format!("{:.1},{:.1}", x(*t), y(*v)));
         let points: Vec<String> = up.chain(back).collect();
         let (i, ..) = look(title);
-        let _ = writeln!(out, "<polygon fill=\"url(#p{i})\" points=\"{}\"><title>{title}</title></polygon>", points.join(" "));
+        let _ = writeln!(
+            out,
+            "<polygon fill=\"url(#p{i})\" points=\"{}\"><title>{title}</title></polygon>",
+            points.join(" ")
+        );
         floor = ceiling;
     }
 }
@@ -210,13 +225,15 @@ mod tests {
         let view = grown();
         let options = MemOptions { target: "a <b> & c".into(), ..MemOptions::default() };
         let text = svg(&view, &judge(&view), &options);
-        for wanted in ["Memory of a &lt;b&gt; &amp; c", "limit 200.0 MB", "process 8 ended", "heap (brk)", "other anonymous"] {
+        for wanted in
+            ["Memory of a &lt;b&gt; &amp; c", "limit 200.0 MB", "process 8 ended", "heap (brk)", "other anonymous"]
+        {
             assert!(text.contains(wanted), "{wanted}");
         }
         assert_eq!(text.matches("<polygon").count(), 3);
         assert!(!text.contains("NaN") && !text.contains("inf"));
         let empty = svg(&MemoryView::default(), &judge(&MemoryView::default()), &options);
         assert!(empty.contains("no memory was read") && empty.ends_with("</svg>\n"));
-        assert_eq!([0.3, 1.0, 3.0, 70.0].map(nice), [0.5, 1.0, 5.0, 100.0]);
+        assert_eq!([0.3, 1.0, 3.0, 70.0].map(|v| (nice(v) * 10.0).round() as u64), [5, 10, 50, 1000]);
     }
 }

@@ -46,7 +46,11 @@ pub(super) fn text(view: &MemoryView, judged: &Judged, options: &MemOptions) -> 
 }
 
 fn verdict(out: &mut String, judged: &Judged, options: &MemOptions) {
-    let word = if judged.kind == judged.verdict { judged.kind.clone() } else { format!("{} ({})", judged.verdict, judged.kind) };
+    let word = if judged.kind == judged.verdict {
+        judged.kind.clone()
+    } else {
+        format!("{} ({})", judged.verdict, judged.kind)
+    };
     let word = match (options.color, judged.is_leak()) {
         (true, true) => format!("\x1b[1;31m{word}\x1b[0m"),
         (true, false) => format!("\x1b[1m{word}\x1b[0m"),
@@ -83,7 +87,7 @@ fn processes(out: &mut String, view: &MemoryView) {
         out,
         "\n  {pid:>8}  {name:<15} {rss:>10} {growth:>11} {pss:>10} {uss:>10} {swap:>9} {threads:>7} {fds:>6}"
     );
-    let end = view.processes.iter().filter_map(|p| p.ended()).max().unwrap_or_default();
+    let end = view.processes.iter().filter_map(crate::analysis::memory::ProcessMemory::ended).max().unwrap_or_default();
     for p in &view.processes {
         let last = |metric| p.points(metric).last().map(|p| p.1);
         let bytes = |metric| last(metric).map_or_else(|| "-".to_owned(), size);
@@ -145,11 +149,15 @@ mod tests {
     #[test]
     fn the_table_has_curve_parts_and_processes() {
         let view = grown();
-        let text = text(&view, &judge(&view), &MemOptions { target: "7 (app)".into(), width: 80, ..MemOptions::default() });
-        for wanted in ["7 (app) · 10 s", "verdict  unknown", "RSS  100.0 MB → 110.0 MB (+10.0 MB) · +", "▁", "█"] {
+        let text =
+            text(&view, &judge(&view), &MemOptions { target: "7 (app)".into(), width: 80, ..MemOptions::default() });
+        for wanted in ["7 (app) · 10 s", "verdict  unknown", "RSS  100.0 MB → 110.0 MB (+10.0 MB) · +", "▁", "█"]
+        {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
-        for wanted in ["heap (brk)                45.0 MB   40.9 %", "unexplained                   0 B", "ended at 4 s"] {
+        for wanted in
+            ["heap (brk)                45.0 MB   40.9 %", "unexplained                   0 B", "ended at 4 s"]
+        {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
         assert_eq!(sparkline(&[0.0, 7.0, 3.0]), "▁█▄");
