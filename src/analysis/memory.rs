@@ -123,9 +123,9 @@ impl MemoryView {
         Some((near.wall_ns + at.0.wrapping_sub(near.mono.0) as i64) as f64 / 1e9)
     }
 
-    /// The sum over all processes of what `metric` was at `at`; `None` when no process had it then.
+    /// The sum over all processes that live then of what `metric` was at `at`; `None` when no process had it then.
     pub fn sum_at(&self, metric: &str, at: Mono) -> Option<f64> {
-        let values = self.processes.iter().filter_map(|p| p.at(metric, at));
+        let values = self.processes.iter().filter(|p| p.lives_at(at)).filter_map(|p| p.at(metric, at));
         values.fold(None, |sum, v| Some(sum.unwrap_or(0.0) + v))
     }
 
@@ -383,6 +383,8 @@ pub(crate) mod tests {
             assert!((sum - rss).abs() < 11e6, "{i}: {sum} {rss}");
         }
         assert_eq!(layers.layers.iter().map(|l| l.0).collect::<Vec<_>>(), ["files", "other anonymous", "heap (brk)"]);
+        // Process 8 has ended by then.
+        assert_eq!(view.sum_at(names::RSS, view.end), Some(110e6));
         let during = view.total(names::RSS).iter().filter(|(at, _)| *at == Mono(4 * SECOND)).map(|p| p.1).next();
         assert_eq!(during, Some(113e6));
         assert!(MemoryView::new(&Recording::default()).is_empty());
