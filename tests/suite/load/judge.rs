@@ -45,7 +45,10 @@ fn a_rule_ends_the_run_orderly_and_says_why() {
     let ran = load(&[&[url.as_str()], &words[..], &[path.to_str().unwrap()]].concat());
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     let why = ran.report["stopped"].as_str().unwrap();
-    assert!(why.starts_with("errors was 4") && why.ends_with("(--stop-on 'errors>40% for 1s')"), "{why}");
+    // The share is that of the moment it was looked at: 40 % or, on a busy machine, some 10 ms later, a little more.
+    let share: f64 =
+        why.strip_prefix("errors was ").and_then(|w| w.split_whitespace().next()).unwrap().parse().unwrap();
+    assert!((40.0..52.0).contains(&share) && why.ends_with("(--stop-on 'errors>40% for 1s')"), "{why}");
     // 40 % of a second are reached 0.8 s after the errors began, and nothing is lost by ending early.
     let took = ran.report["totals"]["duration_s"].as_f64().unwrap();
     assert!((1.7..3.0).contains(&took), "{took}");
