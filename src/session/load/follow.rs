@@ -123,7 +123,7 @@ mod tests {
     fn windows_add_up_and_a_reset_forgets() {
         let failure = Failure { kind: "status", message: "status 500".into() };
         let row = WindowRow { name: 1, failures: 1, bytes: 7, latencies_us: vec![1000, 3000], service_us: 2000 };
-        let seen = Occurred { count: 1, first: 5, last: 6, told: 0 };
+        let seen = Occurred { count: 1, first: 5, last: 6, told: 0, untold_first: 5 };
         let window = Window {
             users: 3,
             rows: vec![row],

@@ -348,7 +348,7 @@ fn a_recording_shows_what_the_run_said() {
 #[test]
 fn a_run_that_is_killed_leaves_what_it_recorded() {
     let answered = Arc::new(AtomicBool::new(false));
-    let server = Server::start(|_| Reply::Keep(ok("", "")));
+    let server = Server::start(|_| Reply::Keep(status("503 No", "", "")));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("run.perfkit");
     let recording = file.to_str().unwrap().to_owned();
@@ -369,5 +369,12 @@ fn a_run_that_is_killed_leaves_what_it_recorded() {
     child.wait().unwrap();
     let cut = run(["report", &recording, "--json"]).expect(0).json();
     assert!(cut["totals"]["requests"].as_u64().unwrap() > 10 && cut["latency_ms"]["p50"].is_number(), "{cut}");
+    // Why requests failed is kept as they are.
+    let error = &cut["errors"][0];
+    assert_eq!(
+        (error["count"].as_u64(), cut["errors"].as_array().unwrap().len()),
+        (cut["totals"]["failures"].as_u64(), 1)
+    );
+    assert!(error["error"].as_str().unwrap().contains("503"), "{error}");
     assert!(cut["marks"][0].as_str().unwrap().contains("cut off"), "{cut}");
 }
