@@ -60,7 +60,7 @@ fn a_rule_ends_the_run_orderly_and_says_why() {
         .unwrap();
     assert_eq!(marks, 1);
     let report = run(["report", path.to_str().unwrap()]).expect(0);
-    assert!(report.stdout.starts_with("! the run was ended early: errors was 4"), "{}", report.stdout);
+    assert!(report.stdout.contains("! the run was ended early: errors was "), "{}", report.stdout);
     // A rule that never holds changes nothing; one in the scenario does as one on the command line.
     let ran = load(&[&url, "--arrivals", "50/s", "-t", "1s", "--stop-on", "rps<1 for 500ms", "--fail-on", "never"]);
     assert!(is_good(ran.code) && ran.report["stopped"].is_null(), "{}", ran.stderr);
