@@ -159,6 +159,8 @@ pub struct Occurred {
     pub last: u64,
     /// How many of them windows have told of.
     pub told: u64,
+    /// The first that no window has told of, ns of the one clock.
+    pub untold_first: u64,
 }
 
 /// Failures of a window that are alike.
@@ -261,13 +263,17 @@ impl Tally {
         if self.errors.len() >= MESSAGES && !self.errors.contains_key(&key) {
             "(other messages)".clone_into(&mut key.1.message);
         }
-        let seen = self.errors.entry(key).or_insert(Occurred { count: 0, first: at, last: at, told: 0 });
+        let new = Occurred { count: 0, first: at, last: at, told: 0, untold_first: at };
+        let seen = self.errors.entry(key).or_insert(new);
+        if seen.count == seen.told {
+            seen.untold_first = at;
+        }
         seen.count += 1;
         seen.last = at;
         self.untold = true;
     }
 
-    /// Failures since this was asked last; `first` and `last` are those of the whole run.
+    /// Failures since this was asked last, with the times of those.
     pub fn untold(&mut self) -> Vec<WindowFailure> {
         if !std::mem::take(&mut self.untold) {
             return Vec::new();
@@ -276,7 +282,8 @@ impl Tally {
         fresh
             .map(|((name, failure), seen)| {
                 let count = seen.count - std::mem::replace(&mut seen.told, seen.count);
-                WindowFailure { name: *name, failure: failure.clone(), seen: Occurred { count, ..*seen } }
+                let seen = Occurred { count, first: seen.untold_first, ..*seen };
+                WindowFailure { name: *name, failure: failure.clone(), seen }
             })
             .collect()
     }

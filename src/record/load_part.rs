@@ -79,7 +79,9 @@ impl LoadPart {
             Ok(RequestWindow { at, endpoint: r.get(1)?, requests, failures, bytes, latency: r.get(5)? })
         })?;
         part.windows = rows.collect::<rusqlite::Result<_>>()?;
-        let mut q = db.prepare("SELECT endpoint, kind, message, count, first_ns, last_ns FROM request_error")?;
+        let mut q = db.prepare(
+            "SELECT endpoint, kind, message, sum(count), min(first_ns), max(last_ns) FROM request_error GROUP BY 1, 2, 3",
+        )?;
         let rows = q.query_map([], |r| {
             let (first, last) = (Mono(unsigned(r, 4)?), Mono(unsigned(r, 5)?));
             let (kind, message) = (r.get(1)?, r.get(2)?);

@@ -124,6 +124,9 @@ pub struct LoadView {
     pub rates: Vec<Rates>,
     /// Rates of all together.
     pub rate: Rates,
+    /// Latencies of the last ten seconds at [`super::load::LOCUST_PERCENTILES`], ms: of each endpoint in the order of
+    /// [`LoadReport::by_name`], then of all together; empty without a run under way.
+    pub recent: Vec<Vec<Option<f64>>>,
     /// Median, 95th and 99th percentile of the last ten seconds, ms.
     pub recent_ms: [Option<f64>; 3],
     /// The longest generator lag of the last ten seconds, ms.

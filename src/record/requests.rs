@@ -21,14 +21,14 @@ pub struct RequestWindow {
     pub latency: Vec<u8>,
 }
 
-/// A failure of an endpoint, over the whole run.
+/// A failure of an endpoint: as written, in a window; as read, over the whole run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestError {
     /// The endpoint's number.
     pub endpoint: u32,
     /// Of what kind.
     pub kind: String,
-    /// The message of the first one.
+    /// What was said.
     pub message: String,
     /// How many.
     pub count: u64,

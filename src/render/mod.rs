@@ -23,8 +23,8 @@ pub use dump::{DumpOptions, NativeFrames, dump_json, dump_text};
 pub use load::{
     CHARTS_JS, PAGE_CSS, as_locust_rounds, embedded, exceptions_csv, exceptions_json, failures_csv, github_annotations,
     github_summary, history_csv, history_head, history_rows, junit, load_html, load_json, load_page, load_text,
-    logs_json, page_json, requests_json, round_second, slowest_csv, slowest_text, stats_csv, summary_text,
-    task_ratio_text, tasks_json,
+    logs_json, page_json, requests_json, round_recent, round_second, slowest_csv, slowest_text, stats_csv,
+    summary_text, task_ratio_text, tasks_json,
 };
 pub use mem::{MemFormat, MemOptions, render_mem, sparkline};
 pub use text::closing_lines;

@@ -10,6 +10,7 @@ use framehop::ExplicitModuleSectionInfo;
 use perfkit::analysis::{Profile, Selection};
 use perfkit::load::http::{Answers, Fed, Jar, Url, Wanted, header};
 use perfkit::load::jsonpath::JsonPath;
+use perfkit::load::locust::{Effect, Input, Limits, Locustfile, Options as Wishes, Response};
 use perfkit::load::program::{Choice, compile};
 use perfkit::load::scenario::from_text;
 use perfkit::load::script::Names;
@@ -42,6 +43,7 @@ pub const ENTRIES: &[Entry] = &[
     ("kernel", kernel),
     ("scenario", scenario),
     ("answers", answers),
+    ("locustfile", locustfile),
 ];
 
 /// `/proc/PID/maps`, numbers as typed, and names to demangle.
@@ -68,6 +70,34 @@ pub fn scenario(data: &[u8]) {
         let Ok(scenario) = from_text(file, &text, std::path::Path::new("/nonexistent")) else { continue };
         let _ = black_box(compile(&scenario, &Choice::default(), &Names::default()));
     }
+}
+
+/// A locustfile, from its text through its module to what its users want of the engine.
+pub fn locustfile(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let Ok(file) = Locustfile::of_source("l.py", std::path::Path::new("/nonexistent"), &text) else { return };
+    let bounds = Limits { steps: 50_000, slice: 5_000, ..Limits::default() };
+    let wishes = Wishes { host: Some("http://h".into()), limits: bounds, ..Wishes::default() };
+    let Ok(mut world) = file.world(&wishes, 1) else { return };
+    for class in 0..world.classes().len().min(3) {
+        let Ok(mut user) = world.user(class, 1, 0) else { continue };
+        let (mut input, mut now) = (Input::Go, 0_u64);
+        for step in 0..200_u64 {
+            let effect = user.resume(&mut world.machine, input, now, now as i64 / 1000);
+            input = if step == 150 { Input::Stop } else { Input::Go };
+            match effect {
+                Effect::Request(_) => {
+                    let body = data.get(..64).unwrap_or(data).to_vec();
+                    let answer = Response { status: 200, reason: "OK".into(), body, ..Response::default() };
+                    input = Input::Response(Box::new(answer));
+                }
+                Effect::Sleep(ns) | Effect::Wait(ns) | Effect::Pace(ns) => now = now.saturating_add(ns),
+                Effect::Ended => break,
+                Effect::Verdict(_) | Effect::Exception(_) | Effect::Yield | Effect::StopRun => {}
+            }
+        }
+    }
+    black_box((world.shape(1.0, 1).ok(), world.take_log()));
 }
 
 /// What a server sends, in pieces: answers, cookies, a body that a capture looks into, a redirect.
@@ -312,6 +342,19 @@ pub fn seeds(entry: &str) -> Vec<Vec<u8>> {
             b"HTTP/1.1 200 OK\r\nContent-Length: 24\r\nSet-Cookie: a=b; Path=/\r\n\r\n{\"a\":[{},{\"b\":[1,\"x\"]}]}".to_vec(),
             b"HTTP/1.1 302 F\r\nLocation: ../x?y#z\r\nTransfer-Encoding: chunked\r\n\r\n5;e\r\ndata:\r\n0\r\nT: v\r\n\r\n".to_vec(),
             b"HTTP/1.1 100 C\r\n\r\nHTTP/1.0 200\r\nConnection: keep-alive\r\n\r\ndata: x\n\n".to_vec(),
+        ],
+        "locustfile" => vec![
+            b"from locust import HttpUser, task, between, LoadTestShape\nimport random, json\nclass U(HttpUser):\n  wait_time = between(1, 2)\n  \
+              @task(3)\n  def t(self):\n    with self.client.get(f'/a/{random.randint(1, 9):>3}', name='/a', catch_response=True) as r:\n      \
+              if r.status_code != 200 or 'x' in r.text:\n        r.failure('%s %d' % (r.text[:3], 7))\n      try:\n        \
+              d = json.loads(r.text)['k']\n      except (ValueError, KeyError) as e:\n        print('no', e, sep='')\n      \
+              finally:\n        self.n = [x ** 2 for x in range(9) if x % 2]\n"
+                .to_vec(),
+            b"from locust import HttpUser, SequentialTaskSet, task, constant_pacing, LoadTestShape, events\nimport re\nclass S(SequentialTaskSet):\n  \
+              @task\n  def a(self):\n    self.client.post('/', json={'a': [1, None, 'b' * 3], **{'c': lambda: 1}.copy()} if 0 else {'a': 1})\n  \
+              @task\n  def b(self):\n    while True:\n      if re.match(r'(a+)+b', 'a' * 20): break\n      self.interrupt()\nclass U(HttpUser):\n  \
+              tasks = {S: 1}\n  wait_time = constant_pacing(1)\nclass L(LoadTestShape):\n  def tick(self):\n    return (1, 2.0) if self.get_run_time() < 5 else None\n"
+                .to_vec(),
         ],
         "rings" => vec![record(9, 200), record(10, 120), record(2, 24), vec![0; 96]],
         "kernel" => {

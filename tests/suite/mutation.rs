@@ -123,6 +123,7 @@ attacks! {
     python 40_000,
     lines 80_000,
     rings 80_000,
+    locustfile 3_000,
     kernel 20_000,
     scenario 4_000,
     answers 20_000,

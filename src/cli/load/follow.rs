@@ -15,7 +15,7 @@ use crate::cli::screen::Screen;
 use crate::cli::signals::Signals;
 use crate::error::{Error, Result};
 use crate::record::load_view::LoadView;
-use crate::render::{as_locust_rounds, history_head, history_rows, summary_text};
+use crate::render::{as_locust_rounds, history_head, history_rows, round_recent, summary_text};
 use crate::session::Remark;
 use crate::session::load::{Console, Driven, LoadRecording, Start, Turn};
 use crate::web::Web;
@@ -74,6 +74,7 @@ impl History {
         let rows = if self.rounded {
             let mut view = view.clone();
             as_locust_rounds(&mut view.report);
+            round_recent(&mut view.recent);
             history_rows(&view, wall, self.full)
         } else {
             history_rows(view, wall, self.full)

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::load::attendance::Attendance;
 use crate::load::course::{Arrivals, Course, Mix};
 use crate::load::script::{Action, Context, Draft, NameId, Names, Phase, Script, Wait};
-use crate::load::tally::{Tally, Window, WindowRow};
+use crate::load::tally::{Tally, Window, WindowFailure, WindowRow};
 use crate::load::wheel::{Timer, Wheel};
 use crate::os::epoll::Epoll;
 
@@ -56,6 +56,8 @@ pub struct Worker<'a, S: Script> {
     wheel: Wheel,
     pub(super) tally: Tally,
     pub(super) rows: Vec<WindowRow>,
+    /// Failures that no window has told of and that the tally no longer knows.
+    failed: Vec<WindowFailure>,
     pub(super) lag_max: u64,
     pub(super) buffer: Box<[u8]>,
     ended: bool,
@@ -99,6 +101,7 @@ impl<'a, S: Script> Worker<'a, S> {
             wheel: Wheel::new(order.start),
             tally: Tally::keeping(order.slowest),
             rows: Vec::new(),
+            failed: Vec::new(),
             lag_max: 0,
             buffer: vec![0; BUFFER].into(),
             ended: false,
@@ -148,6 +151,8 @@ impl<'a, S: Script> Worker<'a, S> {
             }
             if board.fresh.load(Ordering::Relaxed) > fresh && at >= board.fresh.load(Ordering::Relaxed) {
                 fresh = board.fresh.load(Ordering::Relaxed);
+                // What failed until now is of the window under way all the same.
+                self.failed.extend(self.tally.untold());
                 self.tally.begin_anew();
             }
             while let Some(timer) = self.wheel.pop(at) {
@@ -538,7 +543,8 @@ impl<'a, S: Script> Worker<'a, S> {
         let rows = rows.map(|(name, r)| WindowRow { name: name as u32, ..std::mem::take(r) }).collect();
         let users = if matches!(self.order.course, Course::Open { .. }) { self.tasks } else { self.present };
         let lag_max_ns = std::mem::take(&mut self.lag_max);
-        let failed = self.tally.untold();
+        let mut failed = std::mem::take(&mut self.failed);
+        failed.extend(self.tally.untold());
         Window { worker: self.order.stripe.index, end, users, lag_max_ns, rows, failed }
     }
 }

@@ -101,19 +101,37 @@ pub struct Verdict {
 /// An exception that no one caught.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exception {
-    /// `ValueError('…')`.
+    /// The name of its class; empty for what perfkit itself has to say.
+    pub class: String,
+    /// Its text, as `str(e)` gives it.
     pub message: String,
     /// Function and line, the innermost last.
     pub traceback: Vec<(String, u32)>,
 }
 
 impl Exception {
-    /// The functions that were running, in Python's form, a line each.
+    /// What perfkit itself has to say of a user.
+    pub fn own(message: String) -> Self {
+        Self { class: String::new(), message, traceback: Vec::new() }
+    }
+
+    /// Class and text, as the last line of Python's tracebacks has them.
+    pub fn summary(&self) -> String {
+        match (self.class.as_str(), self.message.as_str()) {
+            (class, "") => class.to_owned(),
+            ("", message) => message.to_owned(),
+            (class, message) => format!("{class}: {message}"),
+        }
+    }
+
+    /// The functions that were running, a line each, and the summary, in Python's form.
     pub fn traceback_of(&self, file: &str) -> String {
-        self.traceback.iter().fold(String::new(), |mut text, (function, line)| {
+        let mut text = self.traceback.iter().fold(String::new(), |mut text, (function, line)| {
             // A text takes everything.
             let _ = writeln!(text, "  File \"{file}\", line {line}, in {function}");
             text
-        })
+        });
+        text.push_str(&self.summary());
+        text
     }
 }

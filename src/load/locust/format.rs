@@ -19,6 +19,8 @@ pub fn text(value: &Value) -> R<String> {
             // The arguments are the first attribute of every exception.
             let args = o.attrs.borrow().first().map(|(_, v)| v.clone());
             match args {
+                // The text of a KeyError is its key as Python writes it, so that an empty key can be seen.
+                Some(Value::Tuple(t)) if t.len() == 1 && o.class.is_named("KeyError") => repr(&t[0]),
                 Some(Value::Tuple(t)) if t.len() == 1 => t.first().map_or(Ok(String::new()), text_of_part),
                 Some(Value::Tuple(t)) if t.is_empty() => Ok(String::new()),
                 Some(other) => repr(&other),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::format;
 use super::ops::{self, key, type_error};
 use super::value::{Dict, Key, Match, Value};
-use super::vm::{Args, R, Vm, extend, push_to, put, raise};
+use super::vm::{Args, R, Raise, Vm, extend, push_to, put, raise};
 
 /// All names that [`call`] knows, and those of clients, answers, users and hooks: a call of anything else is refused before
 /// the run.
@@ -170,7 +170,7 @@ fn text_arg(args: &Args, i: usize) -> R<&str> {
     args.pos.get(i).and_then(Value::as_str).ok_or_else(|| type_error("a string is needed here"))
 }
 
-fn wrong(object: &Value, name: &str) -> super::vm::Raise {
+fn wrong(object: &Value, name: &str) -> Raise {
     raise("AttributeError", format!("'{}' object has no attribute '{name}'", object.type_name()))
 }
 
@@ -477,7 +477,7 @@ fn dict(vm: &mut Vm<'_>, d: &Rc<Dict>, name: &str, args: Args) -> R<Value> {
             match (found, args.pos.get(1)) {
                 (Some(value), _) => Ok(value),
                 (None, Some(default)) => Ok(default.clone()),
-                (None, None) => Err(raise("KeyError", format::repr(k)?)),
+                (None, None) => Err(Raise::Missing(k.clone())),
             }
         }
         ("popitem", _) => {
@@ -510,7 +510,7 @@ fn set(vm: &mut Vm<'_>, s: &Rc<Dict>, name: &str, args: Args) -> R<Value> {
         ("add", Some(v)) => put(s, key(v)?, Value::None).map(|()| Value::None),
         ("discard" | "remove", Some(v)) => {
             let old = s.map.borrow_mut().shift_remove(&key(v)?);
-            if old.is_none() && name == "remove" { Err(raise("KeyError", format::repr(v)?)) } else { Ok(Value::None) }
+            if old.is_none() && name == "remove" { Err(Raise::Missing(v.clone())) } else { Ok(Value::None) }
         }
         ("pop", _) => {
             let last = s.map.borrow_mut().pop();

@@ -83,6 +83,8 @@ pub struct World {
     pub machine: Machine,
     classes: Vec<Rc<Class>>,
     shape: Option<Value>,
+    /// Whether it was said that a shape's classes are left aside.
+    said_classes: bool,
 }
 
 impl Locustfile {
@@ -188,11 +190,11 @@ impl Locustfile {
                 Err(raised) => {
                     let exception = vm.exception_of(raised);
                     let line = exception.traceback.last().map_or(0, |t| t.1);
-                    return Err(Error::usage(format!("{}:{line}: {}", self.program.file, exception.message)));
+                    return Err(Error::usage(format!("{}:{line}: {}", self.program.file, exception.summary())));
                 }
             }
         }
-        let mut world = World { machine, classes: Vec::new(), shape: None };
+        let mut world = World { machine, classes: Vec::new(), shape: None, said_classes: false };
         world.find_classes(options);
         for event in ["init_command_line_parser", "init"] {
             world.fire(event);
@@ -265,7 +267,7 @@ impl World {
             let kw = if event == "init_command_line_parser" { Vec::new() } else { kw };
             if let Err(raised) = vm.call_now(&listener, Args { pos, kw }) {
                 let exception = vm.exception_of(raised);
-                self.machine.say(format!("listener of {event}: {}", exception.message));
+                self.machine.say(format!("listener of {event}: {}", exception.summary()));
             }
         }
     }
@@ -316,6 +318,11 @@ impl World {
         let Some(function) = object.class.find(tick) else { return Ok(None) };
         let wanted = self.call(&function, vec![shape.clone()])?;
         let Value::Tuple(t) = wanted else { return Ok(None) };
+        if t.get(2).is_some_and(|classes| !matches!(classes, Value::None)) && !self.said_classes {
+            self.said_classes = true;
+            self.machine
+                .say("the shape names classes of users: left aside, all classes take part by their weights".into());
+        }
         Ok(t.first().and_then(Value::as_f64).zip(t.get(1).and_then(Value::as_f64)).map(|(u, r)| (u as u32, r)))
     }
 

@@ -380,7 +380,7 @@ pub fn index(object: &Value, at: &Value) -> R<Value> {
         Value::Tuple(t) => place(number()?, t.len()).and_then(|i| t.get(i).cloned()).ok_or_else(beyond),
         Value::Dict(d) => {
             let found = d.map.borrow().get(&key(at)?).cloned();
-            found.ok_or_else(|| raise("KeyError", super::format::repr(at).unwrap_or_default()))
+            found.ok_or_else(|| Raise::Missing(at.clone()))
         }
         Value::Str(s) => {
             let n = number()?;

@@ -364,8 +364,35 @@ fn exceptions_are_counted_and_the_user_goes_on() {
         3,
     );
     assert_eq!(trace.exceptions.len(), 2);
-    assert_eq!(trace.exceptions[0].message, "KeyError(\"'gone'\")");
+    assert_eq!(trace.exceptions[0].summary(), "KeyError: 'gone'");
     assert_eq!(trace.exceptions[0].traceback.last().unwrap(), &("t".to_owned(), 6));
+}
+
+#[test]
+fn exceptions_read_as_in_python() {
+    for (raising, class, text) in [
+        ("{}['']", "KeyError", "''"),
+        ("{1: 2}.pop(3)", "KeyError", "3"),
+        ("raise KeyError('k')", "KeyError", "'k'"),
+        ("raise ValueError('bad', 1)", "ValueError", "('bad', 1)"),
+        ("raise ValueError()", "ValueError", ""),
+        ("[][1]", "IndexError", "list index out of range"),
+        ("raise ConnectionResetError('gone')", "ConnectionResetError", "gone"),
+    ] {
+        let source = format!(
+            "from locust import HttpUser, task\nclass U(HttpUser):\n  @task\n  def t(self):\n    self.client.get('/')\n    {raising}\n"
+        );
+        let e = &run(&source, 3).exceptions[0];
+        assert_eq!((e.class.as_str(), e.message.as_str()), (class, text), "{raising}");
+    }
+    // What is caught by a base, and a text made of what was caught.
+    let trace = run(
+        "from locust import HttpUser, task, tag\nfrom http import HTTPStatus\n@tag('a')\nclass Helper:\n  pass\nclass U(HttpUser):\n  @task\n  def t(self):\n    try:\n      {}['a']\n    except LookupError as e:\n      self.client.get(f'/{e}')\n    try:\n      raise ConnectionRefusedError('no')\n    except (ConnectionError, OSError) as e:\n      r = self.client.get(f'/{e}')\n      assert r.status_code == HTTPStatus.OK\n",
+        2,
+    );
+    let urls: Vec<_> = trace.requests.iter().map(|r| r.url.as_str()).collect();
+    assert_eq!(urls[..2], ["/'a'", "/no"]);
+    assert!(trace.exceptions.is_empty(), "{:?}", trace.exceptions);
 }
 
 #[test]
@@ -524,7 +551,7 @@ fn corpus() {
                         .filter(|e| {
                             ["AttributeError", "TypeError", "NotImplemented", "NameError", "RuntimeError", "more than"]
                                 .iter()
-                                .any(|w| e.message.starts_with(w))
+                                .any(|w| e.summary().starts_with(w))
                         })
                         .collect();
                     if classes == 0 {
@@ -532,7 +559,7 @@ fn corpus() {
                     } else if requests == 0 {
                         format!("no request; {:?}", exceptions.first())
                     } else if let Some(e) = faults.first() {
-                        format!("runs, {requests} requests, raises {} at {:?}", e.message, e.traceback.last())
+                        format!("runs, {requests} requests, raises {} at {:?}", e.summary(), e.traceback.last())
                     } else {
                         good += 1;
                         format!("runs: {classes} classes, {requests} requests")

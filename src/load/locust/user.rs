@@ -459,7 +459,7 @@ impl User {
                 if self.levels.len() >= 16 {
                     self.phase = Phase::Ended;
                     let message = "task sets nest deeper than 16".to_owned();
-                    return Some(Effect::Exception(Box::new(Exception { message, traceback: Vec::new() })));
+                    return Some(Effect::Exception(Box::new(Exception::own(message))));
                 }
                 let user = self.levels.first().map_or(Value::None, |l| Value::Object(l.object.clone()));
                 let names = ["user", "locust", "parent"].map(|n| m.sym(n));
@@ -493,7 +493,7 @@ impl User {
             None => {
                 self.phase = Phase::Stop;
                 let message = format!("No tasks defined on {}", class.name);
-                Some(Effect::Exception(Box::new(Exception { message, traceback: Vec::new() })))
+                Some(Effect::Exception(Box::new(Exception::own(message))))
             }
         }
     }

@@ -36,6 +36,8 @@ pub enum Raise {
     Python(Value),
     /// An exception that has no object yet: its class and text.
     Named(&'static str, String),
+    /// A `KeyError`: the key is its argument.
+    Missing(Value),
     /// Something is wanted of the engine.
     Suspend(Box<Effect>),
     /// A bound was passed.
@@ -183,11 +185,11 @@ impl Machine {
         self.classes.iter().find(|c| c.name == name).cloned()
     }
 
-    /// Makes an exception.
-    pub(super) fn exception(&mut self, class: &str, message: &str) -> Value {
+    /// Makes an exception with one argument.
+    pub(super) fn exception(&mut self, class: &str, argument: Value) -> Value {
         let args = self.sym("args");
         let class = self.class(class).or_else(|| self.class("Exception"));
-        let value = Value::tuple(vec![Value::str(message)]);
+        let value = Value::tuple(vec![argument]);
         match class {
             Some(class) => Value::Object(Rc::new(Object { class, attrs: RefCell::new(vec![(args, value)]) })),
             None => Value::None,
@@ -264,6 +266,7 @@ impl Raise {
     pub(super) fn class_of(raised: &Raise) -> (String, Option<String>) {
         match raised {
             Raise::Named(class, text) => ((*class).to_owned(), Some(text.clone())),
+            Raise::Missing(key) => ("KeyError".to_owned(), super::format::repr(key).ok()),
             Raise::Python(value @ Value::Object(o)) => {
                 let base = ["StopUser", "RescheduleTask", "RescheduleTaskImmediately", "InterruptTaskSet"];
                 let named = base.iter().find(|b| o.class.is_named(b)).map_or(o.class.name.clone(), |b| (*b).to_owned());
@@ -415,9 +418,10 @@ impl Vm<'_> {
     pub(super) fn object_of(&mut self, raised: Raise) -> Value {
         match raised {
             Raise::Python(value) => value,
-            Raise::Named(class, message) => self.m.exception(class, &message),
-            Raise::Fatal(message) => self.m.exception("RuntimeError", &message),
-            Raise::Suspend(_) => self.m.exception("RuntimeError", "suspended"),
+            Raise::Named(class, message) => self.m.exception(class, Value::str(&message)),
+            Raise::Missing(key) => self.m.exception("KeyError", key),
+            Raise::Fatal(message) => self.m.exception("RuntimeError", Value::str(&message)),
+            Raise::Suspend(_) => self.m.exception("RuntimeError", Value::str("suspended")),
         }
     }
 
@@ -442,14 +446,15 @@ impl Vm<'_> {
 
     /// An exception that nothing caught, for the engine.
     pub(super) fn exception_of(&mut self, raised: Raise) -> Exception {
-        let message = match raised {
-            Raise::Fatal(why) => why,
+        let (class, message) = match raised {
+            Raise::Fatal(why) => (String::new(), why),
             other => {
                 let value = self.object_of(other);
-                super::format::repr(&value).unwrap_or_else(|_| "an exception".into())
+                let class = if let Value::Object(o) = &value { o.class.name.clone() } else { "Exception".to_owned() };
+                (class, super::format::text(&value).unwrap_or_else(|_| "(its text cannot be made)".into()))
             }
         };
-        Exception { message, traceback: std::mem::take(&mut self.t.traceback) }
+        Exception { class, message, traceback: std::mem::take(&mut self.t.traceback) }
     }
 
     fn pop(&mut self) -> R<Value> {

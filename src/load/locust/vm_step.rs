@@ -428,7 +428,7 @@ fn delete_index(object: &Value, at: &Value) -> R<()> {
         }
         Value::Dict(d) => {
             let old = d.map.borrow_mut().shift_remove(&ops::key(at)?);
-            if old.is_none() { Err(raise("KeyError", super::super::format::repr(at)?)) } else { Ok(()) }
+            if old.is_none() { Err(Raise::Missing(at.clone())) } else { Ok(()) }
         }
         _ => Err(type_error("this cannot be deleted from")),
     }

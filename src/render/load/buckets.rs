@@ -16,6 +16,11 @@ pub fn as_locust_rounds(report: &mut LoadReport) {
     }
 }
 
+/// Rounds the percentiles of the last seconds.
+pub fn round_recent(recent: &mut [Vec<Option<f64>>]) {
+    recent.iter_mut().flatten().for_each(round);
+}
+
 /// Rounds the percentiles of a second.
 pub fn round_second(s: &mut Second) {
     [&mut s.p50_ms, &mut s.p95_ms, &mut s.p99_ms].into_iter().for_each(round);

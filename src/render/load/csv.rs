@@ -51,23 +51,25 @@ pub fn history_head() -> &'static str {
 }
 
 /// Lines of `PREFIX_stats_history.csv` for a moment: the run as a whole, after each endpoint if `full`. Rates are those of the
-/// last ten seconds, all else is counted from the start (Locust's percentiles too, without `--csv-full-history`).
+/// last ten seconds, with `full` the percentiles are too; all else is counted from the start, as in Locust.
 pub fn history_rows(view: &LoadView, wall_s: i64, full: bool) -> String {
     let mut out = String::new();
     let r = &view.report;
     if full {
         for (i, e) in r.by_name.iter().enumerate() {
-            history_row(&mut out, wall_s, view.users, e, view.rates.get(i).copied().unwrap_or_default());
+            let recent = view.recent.get(i).unwrap_or(&e.percentiles);
+            history_row(&mut out, wall_s, view.users, e, (view.rates.get(i).copied().unwrap_or_default(), recent));
         }
     }
-    history_row(&mut out, wall_s, view.users, &r.aggregated(), view.rate);
+    let recent = view.recent.last().filter(|_| full).unwrap_or(&r.percentiles);
+    history_row(&mut out, wall_s, view.users, &r.aggregated(), (view.rate, recent));
     out
 }
 
-fn history_row(out: &mut String, wall_s: i64, users: u32, e: &Endpoint, rate: Rates) {
+fn history_row(out: &mut String, wall_s: i64, users: u32, e: &Endpoint, (rate, percentiles): (Rates, &[Option<f64>])) {
     let (method, name) = (cell(&e.method), cell(&e.name));
     let _ = write!(out, "{wall_s},{users},{method},{name},{:.6},{:.6}", rate.requests, rate.failures);
-    for p in &e.percentiles {
+    for p in percentiles {
         let _ = write!(out, ",{}", number(*p));
     }
     let l = &e.latency_ms;

@@ -14,7 +14,7 @@ mod verdict;
 
 use std::io::Write;
 
-pub use buckets::{as_locust_rounds, round_second};
+pub use buckets::{as_locust_rounds, round_recent, round_second};
 pub use csv::{exceptions_csv, failures_csv, history_csv, history_head, history_rows, stats_csv};
 pub use github::{github_annotations, github_summary};
 pub use html::load_html;

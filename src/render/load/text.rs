@@ -112,9 +112,11 @@ fn write(r: &LoadReport, color: bool, out: &mut dyn Write) -> io::Result<()> {
     if !r.exceptions.is_empty() {
         writeln!(out, "\n{}", paint("exceptions".to_owned(), "1"))?;
         for e in r.exceptions.iter().take(ERRORS) {
-            // The innermost function says most.
-            let place = e.traceback.lines().last().map_or_else(String::new, |l| format!("  ({})", l.trim()));
-            writeln!(out, "{:>10}  {}{}", grouped(e.count), clean(&e.message), clean(&place))?;
+            // The last line has the class too, the one before it the innermost function, which says most.
+            let mut lines = e.traceback.lines().rev();
+            let what = lines.next().unwrap_or(&e.message);
+            let place = lines.next().map_or_else(String::new, |l| format!("  ({})", l.trim()));
+            writeln!(out, "{:>10}  {}{}", grouped(e.count), clean(what), clean(&place))?;
         }
         if r.exceptions.len() > ERRORS {
             writeln!(out, "            and {} more (--json has all)", r.exceptions.len() - ERRORS)?;

@@ -391,6 +391,7 @@ impl Console {
             view.report = driven.report.clone();
         }
         view.rates.clear();
+        view.recent.clear();
         view.rate = crate::record::load_view::Rates::default();
         view.state = LoadState::Stopped;
         view.users = 0;

@@ -5,16 +5,26 @@
 //! of service times windows tell sums only, so that until the end there is a mean and no percentile; a reset begins counting
 //! anew with the next window, up to 100 ms late.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+
+use rustc_hash::FxHashMap;
 
 use crate::load::tally::{Stats, Tally, Window};
+use crate::record::load::LOCUST_PERCENTILES;
 use crate::record::load_view::Rates;
+use crate::record::requests::kept;
 
 /// Over how many seconds rates are taken, as Locust does.
 const SECONDS: usize = 10;
 
-/// Requests and failures of a second, by name.
-type Counts = Vec<(u32, u32)>;
+/// What a name had in a second.
+#[derive(Debug, Clone, Default)]
+struct Counts {
+    requests: u32,
+    failures: u32,
+    /// Latencies, µs to eleven bits, and how often.
+    latencies: FxHashMap<u32, u32>,
+}
 
 /// What is known so far.
 #[derive(Debug, Default)]
@@ -22,8 +32,9 @@ pub struct Follower {
     tally: Tally,
     /// Sums of service times, µs, by name.
     service_us: Vec<u64>,
-    current: Counts,
-    recent: VecDeque<Counts>,
+    /// By name.
+    current: Vec<Counts>,
+    recent: VecDeque<Vec<Counts>>,
     /// When counting began, ns of the one clock; `None` for with the run.
     since: Option<u64>,
 }
@@ -38,7 +49,7 @@ impl Follower {
                 self.service_us.resize(at + 1, 0);
             }
             if self.current.len() <= at {
-                self.current.resize(at + 1, (0, 0));
+                self.current.resize_with(at + 1, Counts::default);
             }
             let stats = &mut self.tally.names[at];
             let requests = row.latencies_us.len() as u64;
@@ -49,9 +60,12 @@ impl Follower {
                 stats.latency.record(u64::from(*us) * 1000);
             }
             self.service_us[at] += row.service_us;
-            let (n, failed) = &mut self.current[at];
-            *n = n.saturating_add(requests as u32);
-            *failed = failed.saturating_add(row.failures as u32);
+            let now = &mut self.current[at];
+            now.requests = now.requests.saturating_add(requests as u32);
+            now.failures = now.failures.saturating_add(row.failures as u32);
+            for us in &row.latencies_us {
+                *now.latencies.entry(kept(*us)).or_default() += 1;
+            }
         }
         for failed in &window.failed {
             self.tally.take_failure(failed);
@@ -100,9 +114,9 @@ impl Follower {
         let seconds = self.recent.len().max(1) as f64;
         let mut all = vec![Rates::default(); self.tally.names.len()];
         for counts in &self.recent {
-            for (rates, (requests, failures)) in all.iter_mut().zip(counts) {
-                rates.requests += f64::from(*requests);
-                rates.failures += f64::from(*failures);
+            for (rates, counts) in all.iter_mut().zip(counts) {
+                rates.requests += f64::from(counts.requests);
+                rates.failures += f64::from(counts.failures);
             }
         }
         for rates in &mut all {
@@ -110,6 +124,27 @@ impl Follower {
             rates.failures /= seconds;
         }
         all
+    }
+
+    /// Latencies of the last seconds at [`LOCUST_PERCENTILES`], ms: of a name, or of all.
+    pub fn recent_percentiles(&self, name: Option<usize>) -> Vec<Option<f64>> {
+        let mut joint: BTreeMap<u32, u64> = BTreeMap::new();
+        for (at, counts) in self.recent.iter().flat_map(|second| second.iter().enumerate()) {
+            if name.is_none_or(|n| n == at) {
+                counts.latencies.iter().for_each(|(us, n)| *joint.entry(*us).or_default() += u64::from(*n));
+            }
+        }
+        let total: u64 = joint.values().sum();
+        let at = |p: f64| {
+            let rank = ((p / 100.0 * total as f64).ceil() as u64).max(1);
+            let mut seen = 0;
+            let found = joint.iter().find(|(_, n)| {
+                seen += **n;
+                seen >= rank
+            });
+            found.map(|(us, _)| f64::from(*us) / 1e3)
+        };
+        LOCUST_PERCENTILES.map(at).to_vec()
     }
 }
 
@@ -122,8 +157,8 @@ mod tests {
     #[test]
     fn windows_add_up_and_a_reset_forgets() {
         let failure = Failure { kind: "status", message: "status 500".into() };
-        let row = WindowRow { name: 1, failures: 1, bytes: 7, latencies_us: vec![1000, 3000], service_us: 2000 };
-        let seen = Occurred { count: 1, first: 5, last: 6, told: 0 };
+        let row = WindowRow { name: 1, failures: 1, bytes: 7, latencies_us: vec![1000, 2000], service_us: 2000 };
+        let seen = Occurred { count: 1, first: 5, last: 6, told: 0, untold_first: 5 };
         let window = Window {
             users: 3,
             rows: vec![row],
@@ -140,6 +175,17 @@ mod tests {
         assert_eq!(follower.tally().errors.values().map(|o| o.count).sum::<u64>(), 20);
         assert_eq!(follower.service_ms(1), Some(1.0));
         assert_eq!(follower.rates()[1], Rates { requests: 2.0, failures: 1.0 });
+        // Ten seconds count, and what was before them does not.
+        let fast = WindowRow { name: 0, latencies_us: vec![500], ..WindowRow::default() };
+        let fast = Window { rows: vec![fast], ..Window::default() };
+        for _ in 0..5 {
+            follower.take(&fast);
+            follower.close_second();
+        }
+        let (all, one) = (follower.recent_percentiles(None), follower.recent_percentiles(Some(1)));
+        assert_eq!((all[0], all[10], one[0], one[10]), (Some(1.0), Some(2.0), Some(1.0), Some(2.0)));
+        assert_eq!(follower.recent_percentiles(Some(0))[0], Some(0.5));
+        assert_eq!(follower.recent_percentiles(Some(9)), vec![None; 11]);
         follower.reset(9);
         assert_eq!((follower.since(), follower.tally().names.len(), follower.rates().len()), (Some(9), 0, 0));
     }

@@ -341,6 +341,12 @@ impl Drive {
                 latency: encode(&row.latencies_us),
             });
         }
+        for failed in &window.failed {
+            let (kind, message) = (failed.failure.kind.to_owned(), failed.failure.message.clone());
+            let (endpoint, count) = (failed.name.0, failed.seen.count);
+            let (first, last) = (Mono(failed.seen.first), Mono(failed.seen.last));
+            recorder.request_error(RequestError { endpoint, kind, message, count, first, last });
+        }
         let lag_ms = window.lag_max_ns as f64 / 1e6;
         for (metric, value) in [("load.users", f64::from(window.users)), ("load.lag_max_ms", lag_ms)] {
             recorder.put(Event::Reading(Reading { at, metric, scope: window.worker.to_string(), value }));
@@ -400,13 +406,6 @@ impl Drive {
             self.close_second(u64::MAX);
         }
         mark(self.recorder.as_deref(), ended, "load: stop");
-        if let Some(recorder) = &self.recorder {
-            for ((id, failure), seen) in &tally.errors {
-                let (kind, message) = (failure.kind.to_owned(), failure.message.clone());
-                let (first, last) = (Mono(seen.first), Mono(seen.last));
-                recorder.request_error(RequestError { endpoint: id.0, kind, message, count: seen.count, first, last });
-            }
-        }
         let names = self.names.list();
         let (slowest, slices) = self.kept(&mut tally, &names, ended);
         let facts = Facts {

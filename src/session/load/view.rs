@@ -16,6 +16,8 @@ use crate::record::load_view::{LoadState, LoadView, Rates};
 pub(super) struct Glance {
     pub report: LoadReport,
     pub rates: Vec<Rates>,
+    /// Percentiles of the last ten seconds: of each endpoint, then of all.
+    pub recent: Vec<Vec<Option<f64>>>,
 }
 
 /// What a run that is over looks like, for the HTML report of a run without a console.
@@ -96,23 +98,25 @@ impl Drive {
         (report.totals.arrivals_asked, report.totals.arrivals_made) = (None, None);
         report.exceptions = self.journal.exceptions();
         report.service_ms.mean = follower.mean_service_ms();
-        let (by_id, mut rates) = (follower.rates(), Vec::new());
+        let (by_id, mut rates, mut recent) = (follower.rates(), Vec::new(), Vec::new());
         let ids: rustc_hash::FxHashMap<(&str, &str), usize> =
             names.iter().enumerate().map(|(id, (m, n))| ((m.as_str(), n.as_str()), id)).collect();
         for e in &mut report.by_name {
             let id = ids.get(&(e.method.as_str(), e.name.as_str())).copied();
             e.service_ms.mean = id.and_then(|id| follower.service_ms(id));
+            recent.push(id.map_or_else(Vec::new, |id| follower.recent_percentiles(Some(id))));
             rates.push(id.and_then(|id| by_id.get(id)).copied().unwrap_or_default());
         }
-        Glance { report, rates }
+        recent.push(follower.recent_percentiles(None));
+        Glance { report, rates, recent }
     }
 
     /// Puts what is known into `view`.
     pub(super) fn describe(&self, view: &mut LoadView) {
-        let Glance { report, rates } = self.glance();
+        let Glance { report, rates, recent } = self.glance();
         let sum = |f: fn(&Rates) -> f64| rates.iter().map(f).sum();
         view.rate = Rates { requests: sum(|r| r.requests), failures: sum(|r| r.failures) };
-        (view.report, view.rates) = (report, rates);
+        (view.report, view.rates, view.recent) = (report, rates, recent);
         view.state = self.state();
         view.users = self.live.users;
         view.recent_ms = [self.live.p50_ms, self.live.p95_ms, self.live.p99_ms];

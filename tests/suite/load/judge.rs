@@ -45,7 +45,10 @@ fn a_rule_ends_the_run_orderly_and_says_why() {
     let ran = load(&[&[url.as_str()], &words[..], &[path.to_str().unwrap()]].concat());
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     let why = ran.report["stopped"].as_str().unwrap();
-    assert!(why.starts_with("errors was 4") && why.ends_with("(--stop-on 'errors>40% for 1s')"), "{why}");
+    // The share is that of the moment it was looked at: 40 % or, on a busy machine, some 10 ms later, a little more.
+    let share: f64 =
+        why.strip_prefix("errors was ").and_then(|w| w.split_whitespace().next()).unwrap().parse().unwrap();
+    assert!((40.0..52.0).contains(&share) && why.ends_with("(--stop-on 'errors>40% for 1s')"), "{why}");
     // 40 % of a second are reached 0.8 s after the errors began, and nothing is lost by ending early.
     let took = ran.report["totals"]["duration_s"].as_f64().unwrap();
     assert!((1.7..3.0).contains(&took), "{took}");
@@ -57,7 +60,7 @@ fn a_rule_ends_the_run_orderly_and_says_why() {
         .unwrap();
     assert_eq!(marks, 1);
     let report = run(["report", path.to_str().unwrap()]).expect(0);
-    assert!(report.stdout.starts_with("! the run was ended early: errors was 4"), "{}", report.stdout);
+    assert!(report.stdout.contains("! the run was ended early: errors was "), "{}", report.stdout);
     // A rule that never holds changes nothing; one in the scenario does as one on the command line.
     let ran = load(&[&url, "--arrivals", "50/s", "-t", "1s", "--stop-on", "rps<1 for 500ms", "--fail-on", "never"]);
     assert!(is_good(ran.code) && ran.report["stopped"].is_null(), "{}", ran.stderr);
@@ -127,7 +130,8 @@ fn live_a_run_is_compared_with_an_earlier_one() {
         [&["load"], &base[..3], &["-t", "5s", "--headless", "--baseline", &json, "--fail-on", "never"]].concat();
     let out = crate::rig::run(words);
     assert!(is_good(out.code.unwrap()), "{out:?}");
-    let first = out.stdout.lines().next().unwrap();
+    // Marks of a generator that was late may stand before it.
+    let first = out.stdout.lines().find(|line| !line.starts_with('!')).unwrap();
     assert!(first.starts_with(&format!("against {json}: WORSE, in ")), "{}", out.stdout);
     for part in ["totals alone", "worse      all p50: ", " then, "] {
         assert!(out.stdout.contains(part), "{part} in {}", out.stdout);
@@ -345,7 +349,7 @@ fn a_recording_shows_what_the_run_said() {
 #[test]
 fn a_run_that_is_killed_leaves_what_it_recorded() {
     let answered = Arc::new(AtomicBool::new(false));
-    let server = Server::start(|_| Reply::Keep(ok("", "")));
+    let server = Server::start(|_| Reply::Keep(status("503 No", "", "")));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("run.perfkit");
     let recording = file.to_str().unwrap().to_owned();
@@ -366,5 +370,12 @@ fn a_run_that_is_killed_leaves_what_it_recorded() {
     child.wait().unwrap();
     let cut = run(["report", &recording, "--json"]).expect(0).json();
     assert!(cut["totals"]["requests"].as_u64().unwrap() > 10 && cut["latency_ms"]["p50"].is_number(), "{cut}");
+    // Why requests failed is kept as they are.
+    let error = &cut["errors"][0];
+    assert_eq!(
+        (error["count"].as_u64(), cut["errors"].as_array().unwrap().len()),
+        (cut["totals"]["failures"].as_u64(), 1)
+    );
+    assert!(error["error"].as_str().unwrap().contains("503"), "{error}");
     assert!(cut["marks"][0].as_str().unwrap().contains("cut off"), "{cut}");
 }

@@ -27,6 +27,8 @@ impl Terminal {
     fn start(words: &[&str]) -> Self {
         let size = Winsize { ws_row: 30, ws_col: 110, ws_xpixel: 0, ws_ypixel: 0 };
         let OpenptyResult { master, slave } = openpty(&size, None).unwrap();
+        let master = File::from(master);
+        assert!(is_cooked(&master));
         let stdio = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
         // A session of its own, whose terminal this is; without a fork, so that the pid is perfkit's.
         let child = Command::new("setsid")
@@ -39,16 +41,14 @@ impl Terminal {
             .stderr(stdio(&slave))
             .spawn()
             .unwrap();
-        let terminal = Self { child, master: File::from(master), seen: String::new() };
-        assert!(terminal.is_cooked());
+        let terminal = Self { child, master, seen: String::new() };
         // The slave is kept open by perfkit alone from here on.
         drop(slave);
         terminal
     }
 
     fn is_cooked(&self) -> bool {
-        let flags = tcgetattr(&self.master).unwrap().local_flags;
-        flags.contains(LocalFlags::ICANON | LocalFlags::ECHO)
+        is_cooked(&self.master)
     }
 
     /// Reads until `text` was shown; what came before it is forgotten.
@@ -81,6 +81,10 @@ impl Terminal {
         }
         self.child.wait().unwrap().code()
     }
+}
+
+fn is_cooked(terminal: &File) -> bool {
+    tcgetattr(terminal).unwrap().local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO)
 }
 
 impl Drop for Terminal {

@@ -37,7 +37,8 @@ pub enum Fixed {
 /// A module: its name, functions, classes and constants.
 type Module = (&'static str, &'static [Native], &'static [&'static str], &'static [(&'static str, Fixed)]);
 
-/// Built-in classes: name, base, kind. A base stands before what derives from it.
+/// Built-in classes: name, base, kind. A base stands before what derives from it; those before `LocustError` are there
+/// without importing.
 pub const CLASSES: &[(&str, &str, ClassKind)] = &[
     ("BaseException", "", ClassKind::Exception),
     ("Exception", "BaseException", ClassKind::Exception),
@@ -62,6 +63,11 @@ pub const CLASSES: &[(&str, &str, ClassKind)] = &[
     ("IOError", "OSError", ClassKind::Exception),
     ("FileNotFoundError", "OSError", ClassKind::Exception),
     ("ConnectionError", "OSError", ClassKind::Exception),
+    ("ConnectionRefusedError", "ConnectionError", ClassKind::Exception),
+    ("ConnectionResetError", "ConnectionError", ClassKind::Exception),
+    ("ConnectionAbortedError", "ConnectionError", ClassKind::Exception),
+    ("BrokenPipeError", "ConnectionError", ClassKind::Exception),
+    ("PermissionError", "OSError", ClassKind::Exception),
     ("TimeoutError", "OSError", ClassKind::Exception),
     ("ImportError", "Exception", ClassKind::Exception),
     ("ModuleNotFoundError", "ImportError", ClassKind::Exception),
@@ -252,6 +258,38 @@ const MODULES: &[Module] = &[
     ("urllib3", hooks::NOTHING, &[], &[]),
     ("urllib3.exceptions", &[], &["InsecureRequestWarning"], &[]),
     ("requests.exceptions", &[], &["RequestException", "HTTPError", "ConnectionError", "Timeout"], &[]),
+    ("http", &[], &[], &[]),
+    // Members of the enumeration are whole numbers in all that files do with them: compared with a status code.
+    (
+        "http.HTTPStatus",
+        &[],
+        &[],
+        &[
+            ("OK", Fixed::Whole(200)),
+            ("CREATED", Fixed::Whole(201)),
+            ("ACCEPTED", Fixed::Whole(202)),
+            ("NO_CONTENT", Fixed::Whole(204)),
+            ("MOVED_PERMANENTLY", Fixed::Whole(301)),
+            ("FOUND", Fixed::Whole(302)),
+            ("SEE_OTHER", Fixed::Whole(303)),
+            ("NOT_MODIFIED", Fixed::Whole(304)),
+            ("TEMPORARY_REDIRECT", Fixed::Whole(307)),
+            ("PERMANENT_REDIRECT", Fixed::Whole(308)),
+            ("BAD_REQUEST", Fixed::Whole(400)),
+            ("UNAUTHORIZED", Fixed::Whole(401)),
+            ("FORBIDDEN", Fixed::Whole(403)),
+            ("NOT_FOUND", Fixed::Whole(404)),
+            ("METHOD_NOT_ALLOWED", Fixed::Whole(405)),
+            ("CONFLICT", Fixed::Whole(409)),
+            ("GONE", Fixed::Whole(410)),
+            ("UNPROCESSABLE_ENTITY", Fixed::Whole(422)),
+            ("TOO_MANY_REQUESTS", Fixed::Whole(429)),
+            ("INTERNAL_SERVER_ERROR", Fixed::Whole(500)),
+            ("BAD_GATEWAY", Fixed::Whole(502)),
+            ("SERVICE_UNAVAILABLE", Fixed::Whole(503)),
+            ("GATEWAY_TIMEOUT", Fixed::Whole(504)),
+        ],
+    ),
     ("faker", fake::FAKER, &[], &[]),
     ("faker.here", fake::MEMBERS, &[], &[]),
 ];
@@ -265,7 +303,7 @@ pub fn builtin(name: &str) -> Option<u16> {
         return u16::try_from(i).ok();
     }
     let is_exception = |(_, _, kind): &&(&str, &str, ClassKind)| *kind == ClassKind::Exception;
-    let i = CLASSES.iter().take(30).position(|c| c.0 == name && is_exception(&c))?;
+    let i = CLASSES.iter().take_while(|c| c.0 != "LocustError").position(|c| c.0 == name && is_exception(&c))?;
     u16::try_from(i).ok().map(|i| i + CLASS_BASE)
 }
 
