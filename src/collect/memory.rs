@@ -67,7 +67,8 @@ struct Watched {
     scope: String,
     /// Value and time of the last reading of each series.
     last: FxHashMap<&'static str, (f64, Mono)>,
-    detail_at: Mono,
+    /// When `smaps` may be read again; `None` before the first time.
+    detail_at: Option<Mono>,
     rss: u64,
 }
 
@@ -113,7 +114,7 @@ impl MemorySampler {
             wanted,
         };
         for target in sampler.wanted.targets.clone() {
-            sampler.enter(&target, now, recorder);
+            sampler.enter(&target, recorder);
         }
         if sampler.wanted.subprocesses {
             sampler.look_for_children(now, recorder);
@@ -149,7 +150,7 @@ impl MemorySampler {
         ))
     }
 
-    fn enter(&mut self, who: &Identity, now: Mono, recorder: &Recorder) {
+    fn enter(&mut self, who: &Identity, recorder: &Recorder) {
         if self.watched.iter().any(|w| (w.pid, w.start_ticks) == (who.pid, who.start_ticks)) {
             return;
         }
@@ -157,7 +158,7 @@ impl MemorySampler {
         let scope = if *times == 1 { who.pid.to_string() } else { format!("{}#{times}", who.pid) };
         let _ = recorder.process(describe(who.pid, who.parent, who.start_ticks));
         let files = MemoryFiles::new(&self.wanted.root, who.window);
-        let (last, detail_at) = (FxHashMap::default(), now);
+        let (last, detail_at) = (FxHashMap::default(), None);
         let (pid, start_ticks) = (who.pid, who.start_ticks);
         self.watched.push(Watched { pid, start_ticks, files, scope, last, detail_at, rss: 0 });
     }
@@ -174,7 +175,7 @@ impl MemorySampler {
                 queue.push(child);
                 // A child that is gone by now, or may not be looked at, is none of the targets.
                 let Ok(who) = Identity::of(child) else { continue };
-                self.enter(&who, now, recorder);
+                self.enter(&who, recorder);
                 if self.ticks > 0 {
                     let text = format!("process {child} ({}) began", who.name);
                     recorder.put(Event::Mark(Mark { at: now, kind: "fork", text }));
@@ -227,10 +228,17 @@ impl MemorySampler {
         if w.last.get(names::FDS).is_none_or(|(_, last)| at.since(*last) >= REPEAT_NS) {
             put(recorder, &mut w.last, &w.scope, names::FDS, w.files.fds(), at);
         }
-        if at >= w.detail_at && at >= self.detail_free {
-            self.read_detail(index, recorder);
-        }
         true
+    }
+
+    /// Whose `smaps` is to be read at `now`, one a tick: a process that has none yet, then the one that waits longest.
+    fn turn(&self, now: Mono) -> Option<usize> {
+        let fresh = self.watched.iter().position(|w| w.detail_at.is_none());
+        let due = || {
+            let waiting = self.watched.iter().enumerate().filter_map(|(i, w)| Some((w.detail_at?, i)));
+            waiting.min().filter(|(at, _)| now >= *at && now >= self.detail_free).map(|(_, i)| i)
+        };
+        fresh.or_else(due)
     }
 
     /// `smaps`: kinds, PSS and USS of one process.
@@ -245,9 +253,9 @@ impl MemorySampler {
         }
         let cost = thread_cpu_ns().saturating_sub(before);
         let pause = ((cost as f64 / SHARE) as u64).clamp(DETAIL_MIN_NS, DETAIL_MAX_NS);
-        w.detail_at = at.plus(pause);
-        // Several processes take turns: the share is for all together.
-        self.detail_free = at.plus((cost as f64 / SHARE) as u64);
+        w.detail_at = Some(at.plus(pause));
+        // Several processes take turns: the share is for all together. The first read of each comes on top, and is paid back.
+        self.detail_free = self.detail_free.max(at).plus((cost as f64 / SHARE) as u64);
     }
 }
 
@@ -316,6 +324,9 @@ impl MemorySampler {
                 let text = format!("process {} ended", gone.pid);
                 recorder.put(Event::Mark(Mark { at: SystemClock.now(), kind: "exit", text }));
             }
+        }
+        if let Some(index) = self.turn(SystemClock.now()) {
+            self.read_detail(index, recorder);
         }
         if now >= self.cgroup_at {
             self.read_cgroup(recorder);

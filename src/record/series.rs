@@ -55,7 +55,7 @@ series! {
     SWAP, "mem.swap", Bytes, "Anonymous memory that was swapped out (status VmSwap).";
     PSS, "mem.pss", Bytes, "Resident memory with shared pages divided among those who share them (smaps_rollup Pss).";
     USS, "mem.uss", Bytes, "Resident memory that this process alone has (smaps_rollup Private_Clean and Private_Dirty).";
-    HEAP, "mem.heap", Bytes, "Resident memory of the brk heap (smaps, [heap]).";
+    HEAP, "mem.heap", Bytes, "Resident memory of the brk heap (smaps).";
     ARENAS, "mem.arenas", Bytes, "Resident memory of glibc's thread arenas: heaps of 64 MiB alignment (smaps).";
     ANON_MAPS, "mem.anon_maps", Bytes, "Resident memory of other anonymous mappings: large blocks, pools, other allocators (smaps).";
     STACKS, "mem.stacks", Bytes, "Resident memory of the stacks of all threads (smaps).";
