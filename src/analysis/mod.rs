@@ -9,6 +9,7 @@ mod cost;
 mod frames;
 mod functions;
 pub mod load;
+pub mod memory;
 mod paths;
 mod profile;
 mod quality;

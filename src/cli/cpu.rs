@@ -325,7 +325,7 @@ fn finish(outcome: Outcome, view: &View, outputs: &mut Outputs, screen: &Screen,
 /// The end of a program that outlives its recording. After the duration, or SIGTERM to perfkit, it is asked to end, as
 /// py-spy and perf end theirs; a Ctrl-C of the terminal has reached it already. A further Ctrl-C leaves it alone.
 /// `None` when it did not end by itself.
-fn see_off(child: &mut Launched, screen: &Screen, signals: &Signals) -> Result<Option<i32>> {
+pub(super) fn see_off(child: &mut Launched, screen: &Screen, signals: &Signals) -> Result<Option<i32>> {
     // It may have become another program since it was let go.
     let target = child.identity().again().unwrap_or_else(|_| child.identity().clone());
     if signals.was_interrupted() {

@@ -18,6 +18,8 @@ pub enum Exit {
     CannotMeasure,
     /// A result was written, but a part of what was asked for failed.
     Partial,
+    /// Done, and the answer could not be found.
+    Undecided,
     /// The code of the program that perfkit started, or that the user asked for.
     Program(i32),
 }
@@ -31,6 +33,7 @@ impl Exit {
             Self::Usage => 2,
             Self::CannotMeasure => 3,
             Self::Partial => 4,
+            Self::Undecided => 5,
             // A program's code is 0 to 255 already (128 + n for signal n).
             Self::Program(code) => code as u8,
         }

@@ -10,6 +10,7 @@ mod demo;
 mod dump;
 mod exit;
 mod load;
+mod mem;
 mod outputs;
 mod report;
 mod screen;
@@ -63,6 +64,10 @@ enum Command {
     /// The stacks of every thread now: Python and native frames, states, the GIL's holder; never stops the target
     #[command(after_long_help = dump::EXAMPLES, override_usage = dump::USAGE)]
     Dump(Box<dump::DumpArgs>),
+
+    /// Does it grow, what is it made of: the curve of memory by kind (in place of mprof)
+    #[command(after_long_help = mem::EXAMPLES, override_usage = mem::USAGE)]
+    Mem(Box<mem::MemArgs>),
 
     /// Drives a service: scenarios of users or arrivals, honest percentiles, graded targets (in place of Locust)
     #[command(after_long_help = load::EXAMPLES, override_usage = load::USAGE, display_name = "perfkit",
@@ -120,6 +125,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Exit> {
     match line.command {
         Command::Cpu(args) => cpu::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Mem(args) => mem::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Demo(args) => demo::run(&args),

@@ -11,6 +11,7 @@ use crate::error::Result;
 pub mod cpu;
 pub mod cpu_clock;
 pub mod dump;
+pub mod memory;
 pub mod selfcost;
 
 /// Whether a collector can work here.

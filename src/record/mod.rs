@@ -13,6 +13,7 @@ mod model;
 mod read;
 mod recorder;
 pub mod requests;
+pub mod series;
 pub mod slices;
 mod store;
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod facts;
 mod folded;
 mod json;
 mod load;
+mod mem;
 mod pprof;
 mod pstats;
 mod speedscope;
@@ -25,6 +26,7 @@ pub use load::{
     logs_json, page_json, requests_json, round_recent, round_second, slowest_csv, slowest_text, stats_csv,
     summary_text, task_ratio_text, tasks_json,
 };
+pub use mem::{MemFormat, MemOptions, render_mem, sparkline};
 pub use text::closing_lines;
 
 use crate::analysis::Profile;

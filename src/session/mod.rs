@@ -6,6 +6,7 @@ mod control;
 mod ladder;
 pub mod load;
 mod measure;
+pub mod mem;
 mod naming;
 pub mod plan;
 mod rights;

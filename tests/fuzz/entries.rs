@@ -25,7 +25,7 @@ use perfkit::python::{Code, Runtime, Version, debug_offsets, frames, gil, heap::
 use perfkit::record::Recording;
 use perfkit::render::{Format, Options, render};
 use perfkit::symbol::{Kernel, Modules, Namer, SearchPaths, demangle};
-use perfkit::target::{Mapping, Maps};
+use perfkit::target::{Cgroup, Mapping, Maps, memory};
 use perfkit::units::{Hertz, Nanos};
 
 /// An entry: its name, and what takes the bytes.
@@ -46,13 +46,17 @@ pub const ENTRIES: &[Entry] = &[
     ("locustfile", locustfile),
 ];
 
-/// `/proc/PID/maps`, numbers as typed, and names to demangle.
+/// `/proc/PID/maps`, `smaps`, `status` and `stat`, the cgroup of a process, numbers as typed, and names to demangle.
 pub fn text(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let maps = Maps::parse(&text);
     for mapping in &maps.0 {
         black_box((maps.at(mapping.start), mapping.is_file()));
     }
+    let found = memory::regions(&text);
+    black_box((memory::kinds(&found).len(), memory::parts(&found).rss()));
+    black_box((memory::Status::parse(&text), memory::Faults::parse(&text), memory::Rollup::parse(&text)));
+    black_box(Cgroup::find(std::path::Path::new("/nonexistent"), &text, &text));
     if let Ok(ns) = text.parse::<Nanos>() {
         black_box(ns.to_string());
     }
@@ -319,6 +323,10 @@ pub fn seeds(entry: &str) -> Vec<Vec<u8>> {
     match entry {
         "text" => vec![
             std::fs::read("/proc/self/maps").unwrap_or_default(),
+            std::fs::read("/proc/self/smaps").unwrap_or_default(),
+            std::fs::read("/proc/self/status").unwrap_or_default(),
+            std::fs::read("/proc/self/stat").unwrap_or_default(),
+            b"0::/a/b\n30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n".to_vec(),
             b"1m30s".to_vec(),
             b"_ZN3npc6WorkerIlE3runEl".to_vec(),
             b"_RNvCs4fqI2P2rA04_7mycrate3foo".to_vec(),

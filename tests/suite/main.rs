@@ -18,6 +18,7 @@ mod layers;
 mod live_truth;
 mod live_weather;
 mod load;
+mod mem;
 mod mutation;
 #[allow(dead_code, reason = "what a recording says is wider than what one state of the tests asks")]
 mod profiled;
