@@ -7,7 +7,11 @@
 
 use std::collections::BTreeMap;
 
+use super::evidence::evidence;
+use super::growth;
+pub use super::growth::Judged;
 use crate::clock::{Anchor, Mono};
+use crate::record::census::HeapPart;
 use crate::record::{Recording, series as names};
 
 /// Points of a slope at most: it takes every pair of them.
@@ -53,6 +57,10 @@ pub struct MemoryView {
     pub marks: Vec<(Mono, String, String)>,
     /// Ticks that were missed.
     pub lost: u64,
+    /// Managed heaps, as censuses found them.
+    pub heaps: Vec<HeapPart>,
+    /// Version of CPython of the first process that has one.
+    pub python: Option<String>,
     /// Ties to the wall clock.
     anchors: Vec<Anchor>,
 }
@@ -101,6 +109,9 @@ impl MemoryView {
         }
         let last = recording.readings.last().map_or(view.start, |r| r.0);
         view.end = view.end.max(last);
+        view.heaps.clone_from(&recording.heaps);
+        let runtime = recording.heaps.iter().flat_map(|h| &h.censuses).find_map(|c| c.runtime.strip_prefix("CPython "));
+        view.python = runtime.map(str::to_owned);
         view.marks.clone_from(&recording.marks);
         view.anchors.clone_from(&recording.anchors);
         view.lost = recording.losses.iter().filter(|l| l.2 == "memory").map(|l| l.3).sum();
@@ -294,49 +305,12 @@ impl ProcessMemory {
     }
 }
 
-/// What is judged of the growth: the words of CLI.md.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Judged {
-    /// In one word.
-    pub verdict: String,
-    /// In a finer one.
-    pub kind: String,
-    /// How sure.
-    pub confidence: String,
-    /// What would decide it.
-    pub decides: String,
-    /// The slope's interval, bytes a second.
-    pub slope_ci: Option<(f64, f64)>,
-    /// What speaks for it, a line each.
-    pub evidence: Vec<String>,
-}
-
-impl Judged {
-    /// Nothing is known, and this would decide it.
-    pub fn unknown(decides: &str) -> Self {
-        let unknown = || "unknown".to_owned();
-        Self {
-            verdict: unknown(),
-            kind: unknown(),
-            confidence: "none".into(),
-            decides: decides.to_owned(),
-            slope_ci: None,
-            evidence: Vec::new(),
-        }
-    }
-
-    /// Whether it is a leak of any kind.
-    pub fn is_leak(&self) -> bool {
-        self.kind.ends_with("-leak")
-    }
-}
-
 /// The verdict on what `view` shows.
 pub fn judge(view: &MemoryView) -> Judged {
     if view.is_empty() {
         return Judged::unknown("a recording with memory in it: perfkit mem --pid P -o run.perfkit");
     }
-    Judged::unknown("this build measures growth and does not judge it yet")
+    growth::judge(&evidence(view))
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@
 //! many samples it has.
 
 mod cost;
+mod evidence;
 mod frames;
 mod functions;
+pub mod growth;
 pub mod load;
 pub mod memory;
 mod paths;

@@ -12,6 +12,7 @@ pub mod cpu;
 pub mod cpu_clock;
 pub mod dump;
 pub mod memory;
+pub mod objects;
 pub mod selfcost;
 
 /// Whether a collector can work here.

@@ -5,6 +5,7 @@
 //! bounded, every length checked, and a lie in it costs a wrong answer at most, never a panic or a hang.
 
 mod budget;
+pub mod census;
 pub mod code;
 pub mod debug_offsets;
 mod dicts;
@@ -26,6 +27,7 @@ mod version;
 
 pub use budget::Budget;
 pub use code::Code;
+pub use dicts::ENTRY_LIMIT;
 pub use frames::{Cut, Frame, Thread, Walked};
 pub use locate::{Located, Runtime, locate};
 pub use version::{FullVersion, Version};

@@ -5,6 +5,7 @@
 //! Invariants: every fact carries CLOCK_MONOTONIC nanoseconds; ids are row ids and never change; a lost sample or a gap
 //! is a row, never an absence; frame names may come later than the frame (`UPDATE frame`), samples are never rewritten.
 
+pub mod census;
 pub mod dump;
 pub mod load;
 pub mod load_part;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::census::HeapPart;
 use super::model::{
     Frame, FrameId, FrameKind, Inline, Process, ProcessId, Sample, SampleFlags, Stack, StackId, State, Thread, ThreadId,
 };
@@ -38,6 +39,8 @@ pub struct Recording {
     pub marks: Vec<(Mono, String, String)>,
     /// What is missing, as `(from, to, source, count, why)`.
     pub losses: Vec<(Mono, Mono, String, u64, String)>,
+    /// Managed heaps over time, one a process.
+    pub heaps: Vec<HeapPart>,
 }
 
 /// The off-CPU reasons that perfkit writes; others in a foreign file read as `other`.
@@ -159,6 +162,9 @@ impl Recording {
         let mut q = db.prepare("SELECT from_ns, to_ns, source, count, why FROM loss ORDER BY from_ns, rowid")?;
         let rows = q.query_map([], |r| Ok((mono(r, 0)?, mono(r, 1)?, r.get(2)?, unsigned(r, 3)?, r.get(4)?)))?;
         rec.losses = rows.collect::<rusqlite::Result<_>>()?;
+        if version >= 4 {
+            rec.heaps = super::census::load(db)?;
+        }
         rec.check()?;
         Ok(rec)
     }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
+use super::census::{Census, CensusRows, CensusTables, Holder};
 use super::model::{Event, Frame, FrameId, FrameKind, Process, ProcessId, Stack, StackId, Thread, ThreadId};
 use super::requests::{RequestError, RequestWindow, SlowRequest};
 
@@ -38,6 +39,7 @@ pub(super) struct Batch {
     pub(super) windows: Vec<RequestWindow>,
     pub(super) errors: Vec<RequestError>,
     pub(super) slow: Vec<SlowRequest>,
+    pub(super) census: CensusRows,
 }
 
 #[derive(Default)]
@@ -49,6 +51,7 @@ struct Tables {
     by_key: FxHashMap<FrameKey, FrameId>,
     by_stack: FxHashMap<(StackId, FrameId), StackId>,
     labels: FxHashMap<&'static str, FrameId>,
+    censuses: CensusTables,
     batch: Batch,
 }
 
@@ -173,6 +176,18 @@ impl Recorder {
     /// Takes what failed in a load run.
     pub fn request_error(&self, error: RequestError) {
         self.lock().batch.errors.push(error);
+    }
+
+    /// Takes a census of a heap.
+    pub fn census(&self, census: &Census) {
+        let mut t = self.lock();
+        let Tables { censuses, batch, .. } = &mut *t;
+        censuses.put(census, &mut batch.census);
+    }
+
+    /// Takes who holds something.
+    pub fn holder(&self, holder: Holder) {
+        CensusTables::hold(holder, &mut self.lock().batch.census);
     }
 
     /// Takes one of the slowest requests of a load run.

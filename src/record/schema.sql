@@ -30,6 +30,18 @@ CREATE TABLE request_error (endpoint INTEGER NOT NULL REFERENCES endpoint, kind 
 -- (NULL: none came), end; status NULL: no answer; kind and message NULL: no failure. Latency is end_ns - due_ns.
 CREATE TABLE slow_request (endpoint INTEGER NOT NULL REFERENCES endpoint, due_ns INTEGER NOT NULL, sent_ns INTEGER NOT NULL,
                       first_ns INTEGER, end_ns INTEGER NOT NULL, status INTEGER, bytes INTEGER NOT NULL, kind TEXT, message TEXT);
+-- Censuses of a managed heap. A row of census_type or census_container is there only for what changed since the census of the process
+-- before; it holds until the next one, 0 is gone. scope: as in reading. missing: what kept it from being whole, '' if nothing did.
+CREATE TABLE heap_type (id INTEGER PRIMARY KEY, name TEXT NOT NULL, origin TEXT);
+CREATE TABLE census   (id INTEGER PRIMARY KEY, at_ns INTEGER NOT NULL, scope TEXT NOT NULL, runtime TEXT NOT NULL, took_ns INTEGER NOT NULL, cpu_ns INTEGER NOT NULL,
+                      objects INTEGER NOT NULL, bytes INTEGER NOT NULL, torn INTEGER NOT NULL, missing TEXT NOT NULL);
+CREATE TABLE census_type (census INTEGER NOT NULL REFERENCES census, type INTEGER NOT NULL REFERENCES heap_type, count INTEGER NOT NULL,
+                      bytes INTEGER NOT NULL);
+CREATE TABLE census_container (census INTEGER NOT NULL REFERENCES census, address INTEGER NOT NULL, type INTEGER NOT NULL REFERENCES heap_type,
+                      length INTEGER NOT NULL);
+-- Who holds instances of a type (container NULL) or a container: path from the root down, a step a line; found of sample are held so.
+CREATE TABLE holder   (at_ns INTEGER NOT NULL, scope TEXT NOT NULL, held TEXT NOT NULL, container INTEGER, path TEXT NOT NULL,
+                      found INTEGER NOT NULL, sample INTEGER NOT NULL);
 -- The functions that a frame stands for, one inlined into the other: depth 0 is the frame itself, the largest depth the innermost.
 CREATE VIEW place AS
   SELECT id AS frame, 0 AS depth, kind, coalesce(function, CASE kind

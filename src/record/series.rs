@@ -67,6 +67,8 @@ series! {
     ARENA_COUNT, "mem.arena_count", Count, "Heaps of glibc's thread arenas (smaps).";
     THREADS, "proc.threads", Count, "Threads (status Threads).";
     FDS, "proc.fds", Count, "Open file descriptors (fd).";
+    PY_LIVE, "heap.python_live", Bytes, "Blocks of pymalloc that are in use (census).";
+    PY_POOLS, "heap.python_pools", Bytes, "Pools of pymalloc with blocks in use (census).";
     CGROUP_MEMORY, "cgroup.memory", Bytes, "Memory charged to the target's cgroup, page cache included (memory.current, memory.usage_in_bytes).";
     CGROUP_LIMIT, "cgroup.memory_limit", Bytes, "The lowest memory limit of the cgroup and its ancestors (memory.max, memory.limit_in_bytes).";
     CGROUP_OOM_KILLS, "cgroup.oom_kills", Total, "Processes of the cgroup that the kernel killed for want of memory (memory.events, memory.oom_control).";

@@ -21,8 +21,9 @@ use crate::error::{DISK_FULL, Error, Result};
 pub const SCHEMA: &str = include_str!("schema.sql");
 /// `PRAGMA user_version` of recordings written by this perfkit.
 ///
-/// 2: `frame.first_line`, the view `place`. 3: `slow_request`.
-pub const SCHEMA_VERSION: i64 = 3;
+/// 2: `frame.first_line`, the view `place`. 3: `slow_request`. 4: `heap_type`, `census`, `census_type`, `census_container`,
+/// `holder`.
+pub const SCHEMA_VERSION: i64 = 4;
 /// `PRAGMA application_id`: "pfkt".
 pub(super) const APPLICATION_ID: i64 = 0x7066_6b74;
 
@@ -312,6 +313,7 @@ fn write(tx: &Connection, batch: &Batch) -> Result<()> {
         let first = s.first.map(|t| t.0 as i64);
         put.execute(params![s.endpoint, times[0], times[1], first, times[2], s.status, s.bytes as i64, kind, message])?;
     }
+    batch.census.write(tx)?;
     if batch.dropped > 0 {
         loss.execute(params![
             0,
