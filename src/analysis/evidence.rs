@@ -5,7 +5,7 @@
 use super::growth::verdict::{Evidence, Grown, Objects, Series};
 use super::memory::MemoryView;
 use crate::clock::Mono;
-use crate::record::census::{HeapPart, Origin};
+use crate::record::census::{HeapPart, Holder, Origin};
 use crate::record::series as names;
 
 /// A container or type that grew by fewer than this is not worth a word.
@@ -46,7 +46,7 @@ fn objects(view: &MemoryView) -> Option<Objects> {
     });
     containers.truncate(KEPT);
     types.truncate(KEPT);
-    Some(Objects { censuses: heap.censuses.len(), live, containers, types })
+    Some(Objects { censuses: heap.censuses.len(), live, containers, types, largest: largest(heap) })
 }
 
 /// Counts at the census a third into the run, in the middle of the rest, and at the end; whether that is steady growth.
@@ -94,6 +94,28 @@ fn containers(heap: &HeapPart) -> Vec<Grown> {
             of_sample: holder.map_or((0, 0), |h| h.of_sample),
         });
     }
+    all
+}
+
+/// Containers whose holders were looked for, though they may not have grown, with a holder in a module or class.
+fn largest(heap: &HeapPart) -> Vec<Grown> {
+    let last = heap.censuses.last().map(|c| c.at).unwrap_or_default();
+    let of = |h: &Holder| {
+        let address = h.container?;
+        let length = heap.length_at(&(address, h.held.clone()), last);
+        let known = !h.path.is_empty() && length > 0;
+        known.then(|| Grown {
+            name: h.held.clone(),
+            container: Some(address),
+            count: (length, length),
+            path: h.path.clone(),
+            of_sample: h.of_sample,
+            ..Grown::default()
+        })
+    };
+    let mut all: Vec<Grown> = heap.holders.iter().filter_map(of).collect();
+    all.sort_by_key(|g| (std::cmp::Reverse(g.count.1), g.container));
+    all.dedup_by_key(|g| g.container);
     all
 }
 

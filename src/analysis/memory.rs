@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::evidence::evidence;
 use super::growth;
-pub use super::growth::Judged;
+pub use super::growth::{Judged, Suspect};
 use crate::clock::{Anchor, Mono};
 use crate::record::census::HeapPart;
 use crate::record::{Recording, series as names};
@@ -346,6 +346,28 @@ pub(crate) mod tests {
         rec.meta.insert("started_ns".into(), SECOND.to_string());
         rec.meta.insert("ended_ns".into(), (11 * SECOND).to_string());
         MemoryView::new(&rec)
+    }
+
+    /// A leak with its suspect.
+    pub(crate) fn blamed() -> Judged {
+        let path = ["module npc.memory", "REGISTRY", "dict", "NpcState"];
+        let suspect = Suspect {
+            rank: 1,
+            kind: "container",
+            name: "npc.memory.REGISTRY <b>".into(),
+            growth_bytes_per_s: Some(24_800.0),
+            growth_count_per_s: Some(1000.0),
+            path: path.map(str::to_owned).to_vec(),
+            evidence: "its length rose in 30 of 30 looks".into(),
+        };
+        Judged {
+            verdict: "leak".into(),
+            kind: "container-leak".into(),
+            confidence: "high".into(),
+            suspects: vec![suspect],
+            reclaimable_bytes: Some(14.2e6),
+            ..Judged::unknown("")
+        }
     }
 
     #[test]

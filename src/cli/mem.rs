@@ -15,9 +15,11 @@ use super::signals::Signals;
 use super::view::wants_color;
 use crate::analysis::memory::{Judged, MemoryView, judge};
 use crate::collect::memory::Latest;
+use crate::collect::objects::ObjectsWanted;
 use crate::error::{Error, Result};
 use crate::record::Store;
 use crate::render::{MemFormat, MemOptions, load_text, render_mem, sparkline};
+use crate::session::mem::Objects;
 use crate::session::plan::{Destination, Output, Plan, Targets};
 use crate::session::{Outcome, Painter, Progress, Remark, Status, mem};
 use crate::units::{Bytes, Hertz, Nanos, grouped};
@@ -33,6 +35,8 @@ Examples:
       perfkit mem --name 'uvicorn.*app' -s -d 1h -o mem.perfkit -o mem.csv
   In place of `mprof run`; `mprof plot` reads the .dat:
       perfkit mem -o mprofile.dat -- python app.py
+  What is alive in the Python heap now, and who holds it:
+      perfkit mem --pid 4711 --snapshot
   A soak test that fails on a leak:
       perfkit mem --load world.toml -d 10m --fail-on leak --port 8000
 
@@ -89,6 +93,23 @@ pub struct MemArgs {
 
     #[command(flatten)]
     beside: BesideArgs,
+
+    /// Count the objects of the Python heap, and end with code 4 where that cannot be done [default: count them where the
+    /// process is CPython]
+    #[arg(long, conflicts_with = "no_objects", help_heading = "Python heap")]
+    objects: bool,
+
+    /// Do not read the Python heap [default: off]
+    #[arg(long, help_heading = "Python heap")]
+    no_objects: bool,
+
+    /// Look who holds the largest containers also when nothing grew [default: who holds what grew]
+    #[arg(long, conflicts_with = "no_objects", help_heading = "Python heap")]
+    holders: bool,
+
+    /// One census, who holds the largest containers, and the end [default: off]
+    #[arg(long, conflicts_with_all = ["no_objects", "duration"], help_heading = "Python heap")]
+    snapshot: bool,
 
     /// End with code 1 when the verdict is a leak of any kind (leak), or any growth (growing), or never
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = FailOn::Never, help_heading = "Verdict")]
@@ -176,6 +197,16 @@ impl MemArgs {
         };
         plan.validate()?;
         Ok(plan)
+    }
+
+    /// What is wanted of the Python heap.
+    fn heap(&self) -> (Objects, ObjectsWanted) {
+        let objects = match (self.no_objects, self.objects || self.snapshot) {
+            (true, _) => Objects::Never,
+            (false, true) => Objects::Always,
+            (false, false) => Objects::Auto,
+        };
+        (objects, ObjectsWanted { snapshot: self.snapshot, largest: self.holders })
     }
 
     /// How the results name what was watched.
@@ -356,7 +387,7 @@ pub fn run(args: &MemArgs) -> Result<Exit> {
             drawn.draw(&lines);
         }
     };
-    let outcome = mem::run(&plan, load, signals.stop(), &progress, &mut snapshot, &mut glance);
+    let outcome = mem::run(&plan, args.heap(), load, signals.stop(), &progress, &mut snapshot, &mut glance);
     progress.done();
     finish(outcome?, args, options, &mut outputs, &screen, &signals)
 }

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,10 +17,11 @@ use super::{Outcome, Snapshot};
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::collect::Running;
 use crate::collect::memory::{Latest, MemoryCollector, MemorySampler, Wanted};
+use crate::collect::objects::{Ended, ObjectsWanted, refuse, watch};
 use crate::collect::selfcost::SelfCost;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Event, Mark, Recorder, Store};
-use crate::target::Launched;
+use crate::target::{Identity, Launched};
 use crate::units::{Bytes, Nanos};
 
 /// How often the conductor looks up.
@@ -45,12 +46,105 @@ impl Board {
     }
 }
 
+/// Whether censuses of a Python heap are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Objects {
+    /// Of processes that run CPython.
+    #[default]
+    Auto,
+    /// Of processes that must run CPython.
+    Always,
+    /// Of none.
+    Never,
+}
+
+/// Processes whose heap is watched at most, each on a thread of its own.
+const HEAPS: usize = 16;
+
+/// The threads that watch heaps.
+struct Heaps {
+    halt: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<(Identity, Result<Ended>)>>,
+}
+
+impl Heaps {
+    fn start(
+        targets: &[Identity],
+        wanted: ObjectsWanted,
+        recorder: &Arc<Recorder>,
+        board: &Arc<Board>,
+    ) -> Result<Self> {
+        let mut heaps = Self { halt: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
+        let left = Arc::new(AtomicUsize::new(targets.len().min(HEAPS)));
+        for who in targets.iter().take(HEAPS) {
+            let (who, halt, recorder) = (who.clone(), Arc::clone(&heaps.halt), Arc::clone(recorder));
+            let (left, board, conductor) = (Arc::clone(&left), Arc::clone(board), std::thread::current());
+            let work = move || {
+                let ended = watch(&who, &who.pid.to_string(), &recorder, wanted, &halt);
+                if left.fetch_sub(1, Ordering::SeqCst) == 1 && wanted.snapshot {
+                    board.done.store(true, Ordering::SeqCst);
+                    conductor.unpark();
+                }
+                (who, ended)
+            };
+            let thread = std::thread::Builder::new().name("perfkit-objects".into()).spawn(work);
+            match thread {
+                Ok(thread) => heaps.threads.push(thread),
+                Err(e) => {
+                    drop(heaps.finish());
+                    return Err(Error::io("cannot start the thread that counts objects", e));
+                }
+            }
+        }
+        Ok(heaps)
+    }
+
+    /// The last census of each, and how each ended.
+    fn finish(self) -> Vec<(Identity, Result<Ended>)> {
+        self.halt.store(true, Ordering::SeqCst);
+        self.threads.iter().for_each(|t| t.thread().unpark());
+        self.threads.into_iter().filter_map(|t| t.join().ok()).collect()
+    }
+}
+
+/// The targets, and with their families whoever belongs to them now.
+fn with_children(targets: &[Identity], subprocesses: bool) -> Vec<Identity> {
+    let mut all = targets.to_vec();
+    let mut next = 0;
+    while subprocesses && next < all.len() {
+        for child in crate::target::children(all[next].pid) {
+            if all.iter().all(|w| w.pid != child) {
+                all.extend(Identity::of(child));
+            }
+        }
+        next += 1;
+    }
+    all
+}
+
+/// What is said of heaps that could not be read.
+fn heap_troubles(ended: Vec<(Identity, Result<Ended>)>, objects: Objects, progress: &Progress) -> Option<String> {
+    let mut trouble = None;
+    for (who, ended) in ended {
+        match ended {
+            Ok(Ended::NotPython) if objects == Objects::Always => {
+                trouble = trouble.or(Some(format!("{:#}", refuse(&who))));
+            }
+            Ok(_) => {}
+            Err(e) if objects == Objects::Always => trouble = trouble.or(Some(format!("no censuses: {e:#}"))),
+            Err(e) => progress.say(Remark::Warning, &format!("no censuses of process {who}: {e:#}")),
+        }
+    }
+    trouble
+}
+
 /// Carries out `plan` until its duration, its targets, `stop` or `load` end it; `glance` is called once a second.
 ///
 /// # Errors
 /// `Gone` and `Denied` when nothing could be measured, `Usage` when the program to start cannot be; those of the load.
 pub fn run(
     plan: &Plan,
+    (objects, heap): (Objects, ObjectsWanted),
     load: Option<LoadPlan>,
     stop: &Stop,
     progress: &Progress,
@@ -70,7 +164,7 @@ pub fn run(
     };
     let start = SystemClock.now();
     let wanted = Wanted {
-        targets,
+        targets: targets.clone(),
         subprocesses: plan.subprocesses,
         interval_ns: (1e9 / plan.rate.0) as u64,
         root: PathBuf::from("/"),
@@ -86,6 +180,10 @@ pub fn run(
     let board = Arc::new(Board::default());
     let collector = MemoryCollector { sampler, recorder: Arc::clone(&recorder) };
     let thread = spawn(collector, Arc::clone(&board))?;
+    let watched = match objects {
+        Objects::Never => Vec::new(),
+        _ => with_children(&targets, plan.subprocesses),
+    };
     let load = load.map(|mut l| {
         // The measurement's duration rules.
         l.run_time_ns = [l.run_time_ns, plan.duration.map(|d| d.0)].into_iter().flatten().min();
@@ -96,16 +194,25 @@ pub fn run(
         thread.thread().unpark();
         thread.join().map_err(|_| Error::new(Kind::Bug, "the thread that samples memory panicked")).and_then(|r| r)
     };
+    let heaps = match Heaps::start(&watched, heap, &recorder, &board) {
+        Ok(heaps) => heaps,
+        Err(e) => {
+            let _ = halt(thread);
+            return Err(e);
+        }
+    };
     let beside = match load.map(|l| Beside::start(l, Arc::clone(&recorder), stop)).transpose() {
         Ok(beside) => beside,
         Err(e) => {
             let _ = halt(thread);
+            drop(heaps.finish());
             return Err(e);
         }
     };
     let mut course = Course { plan, recorder: &recorder, stop, progress, snapshot, glance, start, board: &board };
     let mut partial = course.conduct(&mut store);
     let ended = SystemClock.now();
+    partial = partial.or(heap_troubles(heaps.finish(), objects, progress));
     let sampled = halt(thread);
     progress.done();
     partial = partial.or(sampled.err().map(|e| format!("sampling stopped early: {e:#}")));

@@ -112,6 +112,7 @@ fn help_texts_are_the_committed_ones() {
         ("cpu-short", &["cpu", "-h"]),
         ("cpu", &["cpu", "--help"]),
         ("dump", &["dump", "--help"]),
+        ("mem", &["mem", "--help"]),
         ("load", &["load", "--help"]),
         ("report", &["report", "--help"]),
         ("demo", &["demo", "--help"]),

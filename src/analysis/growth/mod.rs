@@ -11,7 +11,7 @@ pub mod verdict;
 
 pub use rank::{mann_kendall, theil_sen};
 pub use shape::{Plateau, Shape, Trend, trend};
-pub use verdict::{Evidence, Finding, Grown, Judged, judge};
+pub use verdict::{Evidence, Grown, Judged, Objects, Suspect, judge};
 
 #[cfg(test)]
 mod synthetic;

@@ -79,8 +79,8 @@ mod tests {
         let rising: Vec<f64> = (0..10).map(f64::from).collect();
         assert!((mann_kendall(&rising) - 4.15e-5).abs() < 1e-6, "{}", mann_kendall(&rising));
         let falling: Vec<f64> = rising.iter().rev().copied().collect();
-        assert_eq!(mann_kendall(&falling), 1.0);
-        assert_eq!(mann_kendall(&[3.0; 20]), 1.0);
+        assert!(mann_kendall(&falling) > 0.999);
+        assert!(mann_kendall(&[3.0; 20]) > 0.999);
         assert!((upper_tail(2.326) - 0.01).abs() < 1e-4 && (upper_tail(0.0) - 0.5).abs() < 1e-6);
         let mut points: Vec<(f64, f64)> = (0..12).map(|i| (f64::from(i), 2.0 * f64::from(i) + 5.0)).collect();
         points[4].1 = 1e9;

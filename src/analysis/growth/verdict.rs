@@ -9,6 +9,8 @@ use crate::units::{Bytes, grouped};
 /// Points of a series: seconds, value.
 pub type Series = Vec<(f64, f64)>;
 
+/// Suspects of each kind at most.
+const SUSPECTS: usize = 5;
 /// Censuses without which a heap is not judged.
 const CENSUSES: usize = 3;
 
@@ -58,6 +60,8 @@ pub struct Objects {
     pub containers: Vec<Grown>,
     /// Types that grew, the strongest first, those of the service before the built-in ones.
     pub types: Vec<Grown>,
+    /// Containers with the most items, where their holders were looked for.
+    pub largest: Vec<Grown>,
 }
 
 /// Everything that a verdict may rest on; an empty series was not read.
@@ -91,21 +95,36 @@ pub struct Evidence {
     pub objects: Option<Objects>,
 }
 
-/// One thing that is suspected.
+/// Who may hold what grew.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Finding {
+pub struct Suspect {
+    /// Its place, from 1.
+    pub rank: usize,
     /// `python-type`, `container`, `mapping`, `threads`, `fds`.
     pub kind: &'static str,
-    /// What it is.
+    /// What it is called.
     pub name: String,
-    /// Bytes a second, where known.
-    pub bytes_per_s: Option<f64>,
-    /// Things a second.
-    pub count_per_s: Option<f64>,
-    /// From a root down.
+    /// How fast it grows, bytes a second.
+    pub growth_bytes_per_s: Option<f64>,
+    /// How many more there are each second.
+    pub growth_count_per_s: Option<f64>,
+    /// The way to it from a root: `module npc.memory`, `REGISTRY`, `dict`, `NpcState`.
     pub path: Vec<String>,
     /// What speaks for it.
     pub evidence: String,
+}
+
+impl Suspect {
+    /// How fast it grows, for people: `+24.8 kB/s, +12/s`; empty where that is not known.
+    pub fn growth(&self) -> String {
+        let sign = |v: f64| if v < 0.0 { '-' } else { '+' };
+        let bytes = self.growth_bytes_per_s.map(|v| format!("{}{}/s", sign(v), Bytes(v.abs() as u64)));
+        let count = self.growth_count_per_s.map(|v| match v.abs() {
+            n if n >= 10.0 => format!("{}{}/s", sign(v), grouped(n.round() as u64)),
+            n => format!("{}{n:.1}/s", sign(v)),
+        });
+        bytes.into_iter().chain(count).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// The verdict: the words of CLI.md.
@@ -124,7 +143,9 @@ pub struct Judged {
     /// What speaks for it, a line each.
     pub evidence: Vec<String>,
     /// What is suspected, the strongest first.
-    pub suspects: Vec<Finding>,
+    pub suspects: Vec<Suspect>,
+    /// What the allocator would give back if it were asked to (`malloc_trim`), bytes.
+    pub reclaimable_bytes: Option<f64>,
 }
 
 impl Judged {
@@ -143,6 +164,7 @@ impl Judged {
             slope_ci: None,
             evidence: Vec::new(),
             suspects: Vec::new(),
+            reclaimable_bytes: None,
         }
     }
 
@@ -172,7 +194,7 @@ pub fn judge(evidence: &Evidence) -> Judged {
     judged
 }
 
-fn word(evidence: &Evidence, rss: Trend, suspects: &[Finding]) -> Judged {
+fn word(evidence: &Evidence, rss: Trend, suspects: &[Suspect]) -> Judged {
     if evidence.rss.is_empty() {
         return Judged::unknown("memory that can be read: perfkit mem --pid P");
     }
@@ -261,7 +283,7 @@ fn growing(evidence: &Evidence, known: Trend, told: impl Fn(Judged) -> Judged) -
 }
 
 /// A leak that a census shows.
-fn culprit(evidence: &Evidence, known: Trend, suspects: &[Finding]) -> Option<Judged> {
+fn culprit(evidence: &Evidence, known: Trend, suspects: &[Suspect]) -> Option<Judged> {
     let objects = evidence.objects.as_ref().filter(|o| o.censuses >= CENSUSES)?;
     let live = trend_of_few(&objects.live);
     // Memory may not rise while holes are filled: what is alive does.
@@ -292,40 +314,69 @@ fn culprit(evidence: &Evidence, known: Trend, suspects: &[Finding]) -> Option<Ju
     None
 }
 
-fn suspects(evidence: &Evidence) -> Vec<Finding> {
+fn suspects(evidence: &Evidence) -> Vec<Suspect> {
     let mut all = Vec::new();
-    let objects = evidence.objects.as_ref();
-    let both = |o: &Grown, kind: &'static str, name: String| Finding {
-        kind,
-        name,
-        bytes_per_s: (o.bytes.1 > 0).then(|| o.bytes_per_second()),
-        count_per_s: Some(o.per_second()),
-        path: o.path.clone(),
-        evidence: format!("{} → {} in {:.0} s", grouped(o.count.0), grouped(o.count.1), o.seconds),
+    let mut add = |kind, name: String, bytes, count, path, evidence| {
+        let rank = all.len() + 1;
+        let (growth_bytes_per_s, growth_count_per_s) = (bytes, Some(count));
+        all.push(Suspect { rank, kind, name, growth_bytes_per_s, growth_count_per_s, path, evidence });
     };
-    for c in objects.iter().flat_map(|o| &o.containers).filter(|c| c.steady).take(5) {
-        // What a path leads to is the name people search for.
-        let name = match &c.path[..] {
-            [module, attribute, ..] if module.starts_with("module ") => {
-                format!("{}.{attribute} ({})", module.trim_start_matches("module "), c.name)
-            }
-            _ => c.name.clone(),
-        };
-        all.push(both(c, "container", name));
+    let nothing = Objects::default();
+    let objects = evidence.objects.as_ref().unwrap_or(&nothing);
+    for c in objects.containers.iter().filter(|c| c.steady).take(SUSPECTS) {
+        let items = objects.types.iter().find(|t| t.user && t.keeps_pace_with(c));
+        let mut path = c.path.clone();
+        path.extend(items.map(|t| t.name.clone()).filter(|n| path.last() != Some(n)));
+        let bytes = items.map(Grown::bytes_per_second);
+        add("container", c.called(), bytes, c.per_second(), path, c.told());
     }
-    for t in objects.iter().flat_map(|o| &o.types).filter(|t| t.steady).take(5) {
-        all.push(both(t, "python-type", t.name.clone()));
+    for t in objects.types.iter().filter(|t| t.steady).take(SUSPECTS) {
+        let held = match t.of_sample {
+            (_, 0) => String::new(),
+            (of, sample) => format!("; {of} of {sample} looked at are held so"),
+        };
+        let told = format!("{}{held}", t.told());
+        add("python-type", t.name.clone(), Some(t.bytes_per_second()), t.per_second(), t.path.clone(), told);
     }
     for (series, kind, name) in [(&evidence.threads, "threads", "threads"), (&evidence.fds, "fds", "open descriptors")]
     {
         if let Some((from, to)) = counted(series) {
             let seconds = series.last().map_or(0.0, |l| l.0) - series.first().map_or(0.0, |f| f.0);
-            let count_per_s = Some((to - from) as f64 / seconds.max(f64::MIN_POSITIVE));
-            let evidence = format!("{from} → {to} in {seconds:.0} s");
-            all.push(Finding { kind, name: name.into(), bytes_per_s: None, count_per_s, path: Vec::new(), evidence });
+            let rate = (to - from) as f64 / seconds.max(f64::MIN_POSITIVE);
+            add(kind, name.into(), None, rate, Vec::new(), format!("{from} → {to} in {seconds:.0} s"));
+        }
+    }
+    // Nothing grew, and it was asked who holds the most.
+    if !objects.containers.iter().any(|c| c.steady) {
+        for c in objects.largest.iter().take(SUSPECTS) {
+            let told = format!("{} items, among the most of this heap", grouped(c.count.1));
+            add("container", c.called(), None, 0.0, c.path.clone(), told);
         }
     }
     all
+}
+
+impl Grown {
+    /// What people search for: where a path leads to.
+    fn called(&self) -> String {
+        match &self.path[..] {
+            [module, attribute, ..] if module.starts_with("module ") => {
+                format!("{}.{attribute} ({})", module.trim_start_matches("module "), self.name)
+            }
+            [first, .., last] => format!("{first} … {last}"),
+            _ => self.name.clone(),
+        }
+    }
+
+    fn told(&self) -> String {
+        format!("{} → {} in {:.0} s", grouped(self.count.0), grouped(self.count.1), self.seconds)
+    }
+
+    /// Whether there is about one more of this for each item of `other`.
+    fn keeps_pace_with(&self, other: &Self) -> bool {
+        let (own, others) = (self.per_second(), other.per_second());
+        others > 0.0 && (0.8..1.25).contains(&(own / others))
+    }
 }
 
 /// From and to, when a count rises steadily: by five or more, by more than half of what it was or ten, in both halves.

@@ -101,9 +101,9 @@ fn fill(
         let stretch = buffer.get_mut((at - from) as usize..(end.min(to) - from) as usize);
         let stretch = stretch.ok_or(Fault { at, len: 0 })?;
         if here {
-            memory.read(at, stretch)?
+            memory.read(at, stretch)?;
         } else {
-            stretch.fill(0)
+            stretch.fill(0);
         }
         at = end;
     }

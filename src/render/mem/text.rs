@@ -41,8 +41,35 @@ pub(super) fn text(view: &MemoryView, judged: &Judged, options: &MemOptions) -> 
     for (title, bytes) in rows {
         let _ = writeln!(out, "  {title:<22} {:>10} {:>6.1} %", signless(bytes), 100.0 * bytes / total.max(1.0));
     }
+    if let Some(bytes) = judged.reclaimable_bytes {
+        let _ = writeln!(out, "  {:<22} {:>10}  by malloc_trim: part of the above", "would be given back", size(bytes));
+    }
+    suspects(&mut out, judged);
     processes(&mut out, view);
     out
+}
+
+/// Who may hold what grew.
+fn suspects(out: &mut String, judged: &Judged) {
+    if judged.suspects.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\nwho holds what grew");
+    for s in &judged.suspects {
+        let growth = Some(s.growth()).filter(|g| !g.is_empty()).map_or_else(String::new, |g| format!("  {g}"));
+        let _ = writeln!(out, "  {}. {} ({}){growth}", s.rank, clean(&s.name), s.kind);
+        if !s.path.is_empty() {
+            let _ = writeln!(out, "     {}", clean(&s.path.join(" → ")));
+        }
+        if !s.evidence.is_empty() {
+            let _ = writeln!(out, "     {}", clean(&s.evidence));
+        }
+    }
+}
+
+/// Names of the target without what would steer the terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 fn verdict(out: &mut String, judged: &Judged, options: &MemOptions) {
@@ -159,6 +186,15 @@ mod tests {
             ["heap (brk)                45.0 MB   40.9 %", "unexplained                   0 B", "ended at 4 s"]
         {
             assert!(text.contains(wanted), "{wanted}: {text}");
+        }
+        let blamed = super::text(&view, &crate::analysis::memory::tests::blamed(), &MemOptions::default());
+        for wanted in [
+            "verdict  leak (container-leak), confidence high",
+            "  1. npc.memory.REGISTRY <b> (container)  +24.8 kB/s, +1,000/s",
+            "module npc.memory → REGISTRY → dict → NpcState",
+            "would be given back       14.2 MB",
+        ] {
+            assert!(blamed.contains(wanted), "{wanted}: {blamed}");
         }
         assert_eq!(sparkline(&[0.0, 7.0, 3.0]), "▁█▄");
         assert_eq!(sparkline(&[100.0, 100.1]), "▁▂");
