@@ -10,6 +10,9 @@ use crate::record::series as names;
 
 /// A container or type that grew by fewer than this is not worth a word.
 const FEW: u64 = 20;
+/// The second half's rate is at least this share of the first's, where it is steady, and where it is as good as constant.
+const STEADY: f64 = 0.5;
+const LINEAR: f64 = 0.85;
 /// Of each kind so many are kept.
 const KEPT: usize = 20;
 
@@ -49,20 +52,20 @@ fn objects(view: &MemoryView) -> Option<Objects> {
     Some(Objects { censuses: heap.censuses.len(), live, containers, types, largest: largest(heap) })
 }
 
-/// Counts at the census a third into the run, in the middle of the rest, and at the end; whether that is steady growth.
-fn steady(at: impl Fn(Mono) -> u64, times: &[Mono]) -> bool {
+/// Whether a count grows steadily: at nearly every census, in the second half at `least` of the first half's rate or more.
+fn steady(at: impl Fn(Mono) -> u64, times: &[Mono], least: f64) -> bool {
     // The first third is left aside: what was begun when perfkit came ends in it.
-    let from = times.len() / 3;
-    let Some(rest) = times.get(from..).filter(|r| r.len() >= 3) else { return false };
+    let Some(rest) = times.get(times.len() / 3..).filter(|r| r.len() >= 3) else { return false };
     let counts: Vec<u64> = rest.iter().map(|t| at(*t)).collect();
-    let middle = counts.len() / 2;
-    let (Some(first), Some(half), Some(last)) = (counts.first(), counts.get(middle), counts.last()) else {
-        return false;
+    // Censuses are not evenly apart: the last one comes when the run ends.
+    let rate = |from: usize, to: usize| {
+        let grown = counts.get(to)?.saturating_sub(*counts.get(from)?) as f64;
+        Some(grown / seconds(*rest.get(from)?, *rest.get(to)?).max(f64::MIN_POSITIVE))
     };
-    let (early, late) = (half.saturating_sub(*first) as f64, last.saturating_sub(*half) as f64);
-    let (early, late) = (early / middle as f64, late / (counts.len() - 1 - middle).max(1) as f64);
+    let (middle, last) = (counts.len() / 2, counts.len() - 1);
     let rises = counts.windows(2).filter(|w| w[1] > w[0]).count();
-    last > first && late >= 0.5 * early && late > 0.0 && rises * 4 >= (counts.len() - 1) * 3
+    rate(0, middle).zip(rate(middle, last)).is_some_and(|(early, late)| late > 0.0 && late >= least * early)
+        && rises * 4 >= last * 3
 }
 
 fn seconds(from: Mono, to: Mono) -> f64 {
@@ -89,9 +92,11 @@ fn containers(heap: &HeapPart) -> Vec<Grown> {
             count: (begin, end),
             bytes: (0, 0),
             seconds: seconds(born, last),
-            steady: steady(|t| heap.length_at(key, t), &known),
+            steady: steady(|t| heap.length_at(key, t), &known, STEADY),
+            linear: steady(|t| heap.length_at(key, t), &known, LINEAR),
             path: holder.map(|h| h.path.clone()).unwrap_or_default(),
             of_sample: holder.map_or((0, 0), |h| h.of_sample),
+            limit: holder.and_then(|h| h.limit),
         });
     }
     all
@@ -136,9 +141,11 @@ fn types(heap: &HeapPart) -> Vec<Grown> {
             count: (begin.0, end.0),
             bytes: (begin.1, end.1),
             seconds: seconds(first, last),
-            steady: steady(|t| heap.type_at(name, t).0, &times),
+            steady: steady(|t| heap.type_at(name, t).0, &times, STEADY),
+            linear: steady(|t| heap.type_at(name, t).0, &times, LINEAR),
             path: holder.map(|h| h.path.clone()).unwrap_or_default(),
             of_sample: holder.map_or((0, 0), |h| h.of_sample),
+            limit: holder.and_then(|h| h.limit),
         });
     }
     all

@@ -303,7 +303,8 @@ impl Heap<'_> {
         let Ok(found) = found else { return };
         let of_sample = (u64::from(found.of), sample);
         let scope = self.scope.to_owned();
-        self.recorder.holder(Holder { at, scope, held, container, path: found.path, of_sample });
+        let Held { path, limit, .. } = found;
+        self.recorder.holder(Holder { at, scope, held, container, path, of_sample, limit });
     }
 }
 

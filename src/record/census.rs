@@ -115,6 +115,8 @@ pub struct Holder {
     pub path: Vec<String>,
     /// Of the instances that were looked at, how many are held this way.
     pub of_sample: (u64, u64),
+    /// The most items that the holder lets there be (`lru_cache(maxsize=N)`), where it says so.
+    pub limit: Option<u64>,
 }
 
 /// Points of a type: time, count, bytes.
@@ -260,13 +262,22 @@ impl CensusRows {
                 }
             };
         }
-        let mut put = tx.prepare_cached("INSERT INTO holder VALUES (?,?,?,?,?,?,?)")?;
+        let mut put = tx.prepare_cached("INSERT INTO holder VALUES (?,?,?,?,?,?,?,?)")?;
         for h in &self.holders {
             // Names of attributes hold no line break; one in a hostile name is shown as a space.
             let path: Vec<String> = h.path.iter().map(|p| p.replace('\n', " ")).collect();
             let (found, sample) = h.of_sample;
             let address = h.container.map(|a| a as i64);
-            let row = params![h.at.0 as i64, h.scope, h.held, address, path.join("\n"), found as i64, sample as i64];
+            let row = params![
+                h.at.0 as i64,
+                h.scope,
+                h.held,
+                address,
+                path.join("\n"),
+                found as i64,
+                sample as i64,
+                h.limit.map(|l| l as i64)
+            ];
             put.execute(row)?;
         }
         Ok(())
@@ -321,8 +332,8 @@ pub(super) fn load(db: &Connection) -> Result<Vec<HeapPart>> {
         let Some(&(part, at)) = censuses.get(&census) else { continue };
         parts[part].containers.entry((address, kind)).or_default().push((at, length));
     }
-    let mut q =
-        db.prepare("SELECT at_ns, scope, held, container, path, found, sample FROM holder ORDER BY at_ns, rowid")?;
+    let mut q = db
+        .prepare("SELECT at_ns, scope, held, container, path, found, sample, most FROM holder ORDER BY at_ns, rowid")?;
     let rows = q.query_map([], |r| {
         let path: String = r.get(4)?;
         let container: Option<i64> = r.get(3)?;
@@ -333,6 +344,7 @@ pub(super) fn load(db: &Connection) -> Result<Vec<HeapPart>> {
             container: container.map(|a| a as u64),
             path: if path.is_empty() { Vec::new() } else { path.split('\n').map(str::to_owned).collect() },
             of_sample: (unsigned(r, 5)?, unsigned(r, 6)?),
+            limit: r.get::<_, Option<i64>>(7)?.and_then(|l| u64::try_from(l).ok()),
         })
     })?;
     for row in rows {
@@ -377,6 +389,7 @@ mod tests {
             container: Some(u64::MAX - 7),
             path: vec!["module npc".into(), "REGISTRY".into(), "dict".into(), "Npc".into()],
             of_sample: (60, 64),
+            limit: Some(2000),
         };
         recorder.holder(holder.clone());
         let mut store = Store::in_memory().unwrap();

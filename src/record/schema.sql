@@ -40,8 +40,9 @@ CREATE TABLE census_type (census INTEGER NOT NULL REFERENCES census, type INTEGE
 CREATE TABLE census_container (census INTEGER NOT NULL REFERENCES census, address INTEGER NOT NULL, type INTEGER NOT NULL REFERENCES heap_type,
                       length INTEGER NOT NULL);
 -- Who holds instances of a type (container NULL) or a container: path from the root down, a step a line; found of sample are held so.
+-- most: the most items that the holder lets there be, where it says so.
 CREATE TABLE holder   (at_ns INTEGER NOT NULL, scope TEXT NOT NULL, held TEXT NOT NULL, container INTEGER, path TEXT NOT NULL,
-                      found INTEGER NOT NULL, sample INTEGER NOT NULL);
+                      found INTEGER NOT NULL, sample INTEGER NOT NULL, most INTEGER);
 -- The functions that a frame stands for, one inlined into the other: depth 0 is the frame itself, the largest depth the innermost.
 CREATE VIEW place AS
   SELECT id AS frame, 0 AS depth, kind, coalesce(function, CASE kind

@@ -19,6 +19,7 @@ mod live_truth;
 mod live_weather;
 mod load;
 mod mem;
+mod mem_leaks;
 mod mutation;
 #[allow(dead_code, reason = "what a recording says is wider than what one state of the tests asks")]
 mod profiled;

@@ -31,6 +31,10 @@ pub struct Grown {
     pub seconds: f64,
     /// Whether it still grew in the second half, at half the rate of the first or more.
     pub steady: bool,
+    /// Whether at nearly the same rate.
+    pub linear: bool,
+    /// The most items that its holder lets there be.
+    pub limit: Option<u64>,
     /// From a root down, as far as it was found.
     pub path: Vec<String>,
     /// Of the instances looked at, how many are held so.
@@ -282,36 +286,42 @@ fn growing(evidence: &Evidence, known: Trend, told: impl Fn(Judged) -> Judged) -
         .decided_by("what malloc has in use: a leak of small blocks and fragmentation look the same from here")
 }
 
-/// A leak that a census shows.
+/// A leak that censuses show, or a cache that fills.
 fn culprit(evidence: &Evidence, known: Trend, suspects: &[Suspect]) -> Option<Judged> {
     let objects = evidence.objects.as_ref().filter(|o| o.censuses >= CENSUSES)?;
-    let live = trend_of_few(&objects.live);
-    // Memory may not rise while holes are filled: what is alive does.
-    let rises = known.grows() || known.rises() || live > 0.0;
-    if !rises {
-        return None;
-    }
+    // Memory may not rise while holes are filled; then the objects must do so without any doubt.
+    let sure = |g: &Grown| known.grows() || (g.linear && g.count.1 > g.count.0 + g.count.0 / 4);
     let confidence = if known.grows() { "high" } else { "medium" };
-    let kind = |kind: &str| suspects.iter().find(|s| s.kind == kind);
-    if let Some(grown) = objects.containers.iter().find(|c| c.steady) {
-        let named = kind("container").map(|s| s.name.clone()).unwrap_or_default();
-        return Some(Judged::of("leak", "container-leak", confidence).because(format!(
-            "{named}: {} → {} items, {:+.1} a second",
-            grouped(grown.count.0),
-            grouped(grown.count.1),
-            grown.per_second()
+    let counted = |g: &Grown, what: &str| {
+        format!("{what}: {} → {}, {:+.1} a second", grouped(g.count.0), grouped(g.count.1), g.per_second())
+    };
+    let called = |g: &Grown| {
+        suspects
+            .iter()
+            .find(|s| s.kind == "container" && s.name == g.called())
+            .map_or_else(|| g.called(), |s| s.name.clone())
+    };
+    let of_containers = objects.containers.iter().filter(|c| c.steady);
+    if let Some(grown) = of_containers.clone().find(|c| c.limit.is_none() && sure(c)) {
+        let line = counted(grown, &format!("items of {}", called(grown)));
+        return Some(Judged::of("leak", "container-leak", confidence).because(line));
+    }
+    if let Some((cache, limit)) = of_containers.clone().find_map(|c| Some((c, c.limit?))) {
+        let left = limit.saturating_sub(cache.count.1) as f64 / cache.per_second().max(f64::MIN_POSITIVE);
+        let line = counted(cache, &format!("items of {}", called(cache)));
+        return Some(Judged::of("warming-up", "cache-warm-up", "high").because(format!(
+            "{line}; it keeps {} at most, which takes {left:.0} s more at this rate",
+            grouped(limit)
         )));
     }
-    if let Some(grown) = objects.types.iter().find(|t| t.user && t.steady) {
-        return Some(Judged::of("leak", "type-leak", confidence).because(format!(
-            "{}: {} → {} alive, {:+.1} a second, in no container that grows",
-            grown.name,
-            grouped(grown.count.0),
-            grouped(grown.count.1),
-            grown.per_second()
-        )));
+    if let Some(grown) = objects.types.iter().find(|t| t.user && t.steady && sure(t)) {
+        let line = counted(grown, &grown.name) + ", in no container that grows";
+        return Some(Judged::of("leak", "type-leak", confidence).because(line));
     }
-    None
+    // It grows, and not yet so that a leak could be told from a cache that fills.
+    let grown = of_containers.clone().next().or_else(|| objects.types.iter().find(|t| t.user && t.steady))?;
+    let line = counted(grown, &called(grown));
+    Some(Judged::unknown("a longer watch: what grows may be a cache that comes to rest").because(line))
 }
 
 fn suspects(evidence: &Evidence) -> Vec<Suspect> {
@@ -323,6 +333,15 @@ fn suspects(evidence: &Evidence) -> Vec<Suspect> {
     };
     let nothing = Objects::default();
     let objects = evidence.objects.as_ref().unwrap_or(&nothing);
+    // Exact, and what objects grow with them only follows.
+    for (series, kind, name) in [(&evidence.threads, "threads", "threads"), (&evidence.fds, "fds", "open descriptors")]
+    {
+        if let Some((from, to)) = counted(series) {
+            let seconds = series.last().map_or(0.0, |l| l.0) - series.first().map_or(0.0, |f| f.0);
+            let rate = (to - from) as f64 / seconds.max(f64::MIN_POSITIVE);
+            add(kind, name.into(), None, rate, Vec::new(), format!("{from} → {to} in {seconds:.0} s"));
+        }
+    }
     for c in objects.containers.iter().filter(|c| c.steady).take(SUSPECTS) {
         let items = objects.types.iter().find(|t| t.user && t.keeps_pace_with(c));
         let mut path = c.path.clone();
@@ -337,14 +356,6 @@ fn suspects(evidence: &Evidence) -> Vec<Suspect> {
         };
         let told = format!("{}{held}", t.told());
         add("python-type", t.name.clone(), Some(t.bytes_per_second()), t.per_second(), t.path.clone(), told);
-    }
-    for (series, kind, name) in [(&evidence.threads, "threads", "threads"), (&evidence.fds, "fds", "open descriptors")]
-    {
-        if let Some((from, to)) = counted(series) {
-            let seconds = series.last().map_or(0.0, |l| l.0) - series.first().map_or(0.0, |f| f.0);
-            let rate = (to - from) as f64 / seconds.max(f64::MIN_POSITIVE);
-            add(kind, name.into(), None, rate, Vec::new(), format!("{from} → {to} in {seconds:.0} s"));
-        }
     }
     // Nothing grew, and it was asked who holds the most.
     if !objects.containers.iter().any(|c| c.steady) {
@@ -439,7 +450,16 @@ mod tests {
 
     fn grown(name: &str, container: Option<u64>, steady: bool) -> Grown {
         let count = (100, 6_100);
-        Grown { name: name.into(), container, user: true, count, seconds: 60.0, steady, ..Grown::default() }
+        Grown {
+            name: name.into(),
+            container,
+            user: true,
+            count,
+            seconds: 60.0,
+            steady,
+            linear: steady,
+            ..Grown::default()
+        }
     }
 
     #[test]
@@ -465,6 +485,8 @@ mod tests {
             |objects: Objects| Evidence { python: Some("3.11.7".into()), objects: Some(objects), ..grows.clone() };
         let containers = vec![grown("dict", Some(7), true)];
         is(&with(Objects { containers, ..objects.clone() }), "leak", "container-leak");
+        let cache = vec![Grown { limit: Some(9_000), ..grown("dict", Some(7), true) }];
+        is(&with(Objects { containers: cache, ..objects.clone() }), "warming-up", "cache-warm-up");
         let types = vec![grown("npc.Npc", None, true)];
         is(&with(Objects { types, ..objects.clone() }), "leak", "type-leak");
         let types = vec![grown("npc.Npc", None, false)];

@@ -26,6 +26,9 @@ const STEPS: usize = 12;
 /// Items of one table of a deque (`Modules/_collectionsmodule.c` BLOCKLEN), and tables that are followed.
 const DEQUE_ITEMS: u64 = 64;
 const DEQUE_TABLES: u64 = 4096;
+/// `lru_cache` object to its dict, and to the most entries that it keeps (i64) (`Modules/_functoolsmodule.c`).
+const LRU_CACHE: u64 = 72;
+const LRU_LIMIT: u64 = 96;
 /// Where static types and a module's own data may be: words this far into a class are its.
 const CLASS: u64 = 1600;
 
@@ -36,6 +39,8 @@ pub struct Held {
     pub path: Vec<String>,
     /// How many of the sample are held this way.
     pub of: u32,
+    /// The most items that a cache on the way keeps (`functools.lru_cache`), where it has a limit.
+    pub limit: Option<u64>,
 }
 
 /// Something on the way up.
@@ -103,7 +108,7 @@ impl<'s, 'a> Holders<'s, 'a> {
                 return Ok(self.told(root));
             }
         }
-        Ok(Held { path: Vec::new(), of: 0 })
+        Ok(Held { path: Vec::new(), of: 0, limit: None })
     }
 
     fn is_root(&self, index: usize) -> bool {
@@ -227,7 +232,21 @@ impl<'s, 'a> Holders<'s, 'a> {
                 path.extend(items.iter().find(|(_, v)| *v == below).and_then(|(k, _)| heap.str_start(*k, 64).ok()));
             }
         }
-        Held { path, of }
+        Held { path, of, limit: self.limit(&chain) }
+    }
+
+    /// The limit of the `lru_cache` on the way.
+    fn limit(&self, chain: &[Node]) -> Option<u64> {
+        let heap = self.scanner.heap;
+        chain.windows(2).find_map(|pair| {
+            let [cache, dict] = pair else { return None };
+            let is = cache.info.is_some_and(|i| self.scanner.type_name(i.at) == "functools._lru_cache_wrapper");
+            // Its layout is the same from 3.8 to 3.13; that the dict is where it should be proves it.
+            let proven = is && heap.memory.u64_at(cache.at.wrapping_add(LRU_CACHE)).ok()? == dict.at;
+            let limit = heap.memory.u64_at(cache.at.wrapping_add(LRU_LIMIT)).ok().filter(|_| proven)?;
+            // -1: any number.
+            (limit >> 63 == 0).then_some(limit)
+        })
     }
 
     /// Whether `below` is the dict of the instance or class `node`.

@@ -178,8 +178,13 @@ mod tests {
         let view = grown();
         let text =
             text(&view, &judge(&view), &MemOptions { target: "7 (app)".into(), width: 80, ..MemOptions::default() });
-        for wanted in ["7 (app) · 10 s", "verdict  unknown", "RSS  100.0 MB → 110.0 MB (+10.0 MB) · +", "▁", "█"]
-        {
+        for wanted in [
+            "7 (app) · 10 s",
+            "verdict  growing (unknown), confidence low",
+            "RSS  100.0 MB → 110.0 MB (+10.0 MB) · +",
+            "▁",
+            "█",
+        ] {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
         for wanted in

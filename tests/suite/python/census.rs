@@ -69,7 +69,7 @@ fn every_holder_is_named() {
         let scanner = Scanner::new(target.pid(), &memory, &runtime).unwrap();
         let mut holders = Holders::new(&scanner);
         for (what, case) in target.truth["holders"].as_object().unwrap() {
-            let Held { path, of } = holders.of(&[case[0].as_u64().unwrap()]).unwrap();
+            let Held { path, of, .. } = holders.of(&[case[0].as_u64().unwrap()]).unwrap();
             let mut words = path.iter();
             let told = case[1].as_array().unwrap().iter().all(|wanted| {
                 let wanted = wanted.as_str().unwrap();
