@@ -328,7 +328,7 @@ fn suspects(evidence: &Evidence) -> Vec<Suspect> {
     let mut all = Vec::new();
     let mut add = |kind, name: String, bytes, count, path, evidence| {
         let rank = all.len() + 1;
-        let (growth_bytes_per_s, growth_count_per_s) = (bytes, Some(count));
+        let (growth_bytes_per_s, growth_count_per_s) = (bytes, count);
         all.push(Suspect { rank, kind, name, growth_bytes_per_s, growth_count_per_s, path, evidence });
     };
     let nothing = Objects::default();
@@ -339,7 +339,7 @@ fn suspects(evidence: &Evidence) -> Vec<Suspect> {
         if let Some((from, to)) = counted(series) {
             let seconds = series.last().map_or(0.0, |l| l.0) - series.first().map_or(0.0, |f| f.0);
             let rate = (to - from) as f64 / seconds.max(f64::MIN_POSITIVE);
-            add(kind, name.into(), None, rate, Vec::new(), format!("{from} → {to} in {seconds:.0} s"));
+            add(kind, name.into(), None, Some(rate), Vec::new(), format!("{from} → {to} in {seconds:.0} s"));
         }
     }
     for c in objects.containers.iter().filter(|c| c.steady).take(SUSPECTS) {
@@ -347,21 +347,24 @@ fn suspects(evidence: &Evidence) -> Vec<Suspect> {
         let mut path = c.path.clone();
         path.extend(items.map(|t| t.name.clone()).filter(|n| path.last() != Some(n)));
         let bytes = items.map(Grown::bytes_per_second);
-        add("container", c.called(), bytes, c.per_second(), path, c.told());
+        add("container", c.called(), bytes, Some(c.per_second()), path, c.told());
     }
     for t in objects.types.iter().filter(|t| t.steady).take(SUSPECTS) {
         let held = match t.of_sample {
             (_, 0) => String::new(),
             (of, sample) => format!("; {of} of {sample} looked at are held so"),
         };
-        let told = format!("{}{held}", t.told());
-        add("python-type", t.name.clone(), Some(t.bytes_per_second()), t.per_second(), t.path.clone(), told);
+        // Lists, dicts and strings grow with what has them.
+        let support = if t.user { "" } else { "; support: built-in or of a library" };
+        let told = format!("{}{held}{support}", t.told());
+        let (bytes, count) = (Some(t.bytes_per_second()), Some(t.per_second()));
+        add("python-type", t.name.clone(), bytes, count, t.path.clone(), told);
     }
     // Nothing grew, and it was asked who holds the most.
     if !objects.containers.iter().any(|c| c.steady) {
         for c in objects.largest.iter().take(SUSPECTS) {
             let told = format!("{} items, among the most of this heap", grouped(c.count.1));
-            add("container", c.called(), None, 0.0, c.path.clone(), told);
+            add("container", c.called(), None, None, c.path.clone(), told);
         }
     }
     all

@@ -135,14 +135,25 @@ impl<'a> Scanner<'a> {
                 census.pools += 1;
                 census.pool_bytes += bytes.len() as u64;
                 census.torn += u64::from(pool.torn);
+                let (mut likely, mut blocks) = (16, 0_u64);
+                // Neighbours are of one type more often than not: a look into the table for each run of them.
+                let mut run: Option<(TypeInfo, u64)> = None;
+                let mut settle = |run: Option<(TypeInfo, u64)>| {
+                    let Some((info, count)) = run else { return };
+                    let total = &mut census.types.entry(info.at).or_insert((info, TypeTotal::default())).1;
+                    total.count += count;
+                    total.bytes += count * pool.block as u64;
+                    census.objects += count;
+                };
                 for offset in pool.used() {
                     let Some(block) = bytes.get(offset..offset + pool.block) else { continue };
-                    census.blocks += 1;
-                    let Content::Object(within, info) = self.types.in_block(block, &pages) else { continue };
-                    census.objects += 1;
-                    let total = &mut census.types.entry(info.at).or_insert((info, TypeTotal::default())).1;
-                    total.count += 1;
-                    total.bytes += pool.block as u64;
+                    blocks += 1;
+                    let Content::Object(within, info) = self.types.in_block_as(block, &pages, likely) else { continue };
+                    likely = within;
+                    match &mut run {
+                        Some((of, count)) if of.at == info.at => *count += 1,
+                        _ => settle(run.replace((info, 1))),
+                    }
                     let object = block.get(within..).unwrap_or_default();
                     if let Some(length) = self.length(info.shape, object).filter(|n| *n >= least) {
                         let at = pool_at + (offset + within) as u64;
@@ -153,7 +164,9 @@ impl<'a> Scanner<'a> {
                         census.containers.retain(|c| c.length >= least);
                     }
                 }
-                census.live_bytes += (pool.used().count() * pool.block) as u64;
+                settle(run);
+                census.blocks += blocks;
+                census.live_bytes += blocks * pool.block as u64;
             });
         });
         (census.unread, census.bytes_read) = (unread, read);

@@ -201,8 +201,16 @@ impl<'a> Types<'a> {
 
     /// What a block in use holds.
     pub(super) fn in_block(&self, block: &[u8], pages: &Pages) -> Content {
-        // A head of the collector before it; two words more before that; neither.
-        for (offset, gc, managed) in [(16, true, false), (32, true, true), (0, false, false)] {
+        self.in_block_as(block, pages, 0)
+    }
+
+    /// What a block in use holds; `likely` is the offset of the object in the block before, whose neighbours are often alike.
+    pub(super) fn in_block_as(&self, block: &[u8], pages: &Pages, likely: usize) -> Content {
+        // A head of the collector before it; two words more before that; neither. At most one of them fits.
+        const WAYS: [(usize, bool, bool); 3] = [(0, false, false), (16, true, false), (32, true, true)];
+        let first = (likely / 16).min(2);
+        for way in [first, (first + 1) % 3, (first + 2) % 3] {
+            let (offset, gc, managed) = WAYS[way];
             let Some(at) = word(block, offset + 8) else { continue };
             let Some(info) = self.get(at, pages) else { continue };
             if info.gc != gc || info.managed != managed || !info.fits(offset, block.len()) {

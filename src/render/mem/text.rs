@@ -54,7 +54,8 @@ fn suspects(out: &mut String, judged: &Judged) {
     if judged.suspects.is_empty() {
         return;
     }
-    let _ = writeln!(out, "\nwho holds what grew");
+    let grew = judged.suspects.iter().any(|s| s.growth_count_per_s.is_some_and(|g| g > 0.0));
+    let _ = writeln!(out, "\n{}", if grew { "who holds what grew" } else { "who holds the most" });
     for s in &judged.suspects {
         let growth = Some(s.growth()).filter(|g| !g.is_empty()).map_or_else(String::new, |g| format!("  {g}"));
         let _ = writeln!(out, "  {}. {} ({}){growth}", s.rank, clean(&s.name), s.kind);
