@@ -35,7 +35,7 @@ pub enum Shape {
     TooShort,
     /// It rises steadily, by enough.
     Growing,
-    /// It rises, but by less than [`ENOUGH`] until now.
+    /// It rises, but by less than 8 % until now.
     TooEarly,
     /// It rises more and more slowly, towards a plateau that can be told.
     WarmingUp(Plateau),

@@ -44,7 +44,7 @@ pub struct Container {
 pub struct Census {
     /// By the address of the type.
     pub types: FxHashMap<u64, (TypeInfo, TypeTotal)>,
-    /// Those of [`ITEMS`] items and more that may still grow.
+    /// Those of 50 items and more that may still grow.
     pub containers: Vec<Container>,
     /// Pools in use.
     pub pools: u64,

@@ -19,6 +19,8 @@ const MANAGED_WEAKREF: u64 = 1 << 3;
 const LIST: u64 = 1 << 25;
 const DICT: u64 = 1 << 29;
 const TYPE: u64 = 1 << 31;
+/// The offset of an object with a head of the collector, the usual one.
+const HEAD_FIRST: usize = 16;
 /// Longest chain of bases that is followed.
 const BASES: usize = 64;
 /// Types that are known at most: a program has some thousands.
@@ -201,16 +203,19 @@ impl<'a> Types<'a> {
 
     /// What a block in use holds.
     pub(super) fn in_block(&self, block: &[u8], pages: &Pages) -> Content {
-        self.in_block_as(block, pages, 0)
+        self.in_block_as(block, pages, HEAD_FIRST)
     }
 
     /// What a block in use holds; `likely` is the offset of the object in the block before, whose neighbours are often alike.
     pub(super) fn in_block_as(&self, block: &[u8], pages: &Pages, likely: usize) -> Content {
-        // A head of the collector before it; two words more before that; neither. At most one of them fits.
-        const WAYS: [(usize, bool, bool); 3] = [(0, false, false), (16, true, false), (32, true, true)];
-        let first = (likely / 16).min(2);
-        for way in [first, (first + 1) % 3, (first + 2) % 3] {
-            let (offset, gc, managed) = WAYS[way];
+        // With a head of the collector before it; with two words more before that; with neither.
+        const HEAD: (usize, bool, bool) = (16, true, false);
+        const MANAGED: (usize, bool, bool) = (32, true, true);
+        const BARE: (usize, bool, bool) = (0, false, false);
+        // A tuple that begins with a class looks like an instance of it two words later: that way never comes before
+        // the head. The bare way can: what the collector has there is the address of a head, which no type has.
+        let ways = if likely == 0 { [BARE, HEAD, MANAGED] } else { [HEAD, MANAGED, BARE] };
+        for (offset, gc, managed) in ways {
             let Some(at) = word(block, offset + 8) else { continue };
             let Some(info) = self.get(at, pages) else { continue };
             if info.gc != gc || info.managed != managed || !info.fits(offset, block.len()) {
