@@ -74,11 +74,12 @@ fn seconds(from: Mono, to: Mono) -> f64 {
 
 fn containers(heap: &HeapPart) -> Vec<Grown> {
     let times: Vec<Mono> = heap.censuses.iter().map(|c| c.at).collect();
-    let Some(&last) = times.last() else { return Vec::new() };
+    let (Some(&first), Some(&last)) = (times.first(), times.last()) else { return Vec::new() };
     let mut all = Vec::new();
     for (key, points) in &heap.containers {
         // One that came later is judged from its first census on.
-        let Some(&(born, begin)) = points.first() else { continue };
+        let Some(born) = points.first().map(|p| p.0.max(first)) else { continue };
+        let begin = heap.length_at(key, born);
         let end = heap.length_at(key, last);
         if end < begin.saturating_add(FEW) {
             continue;

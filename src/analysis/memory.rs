@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use super::evidence::evidence;
 use super::growth;
 pub use super::growth::{Judged, Suspect};
+use super::slice::Slice;
 use crate::clock::{Anchor, Mono};
+use crate::error::Result;
 use crate::record::census::HeapPart;
 use crate::record::{Recording, series as names};
 
@@ -88,8 +90,22 @@ pub struct Layers {
 impl MemoryView {
     /// What `recording` says.
     pub fn new(recording: &Recording) -> Self {
-        let mut view = Self { start: recording.started(), end: recording.ended(), ..Self::default() };
-        for (at, metric, scope, value) in &recording.readings {
+        Self::between(recording, recording.started(), end_of(recording))
+    }
+
+    /// What a slice of `recording` says.
+    ///
+    /// # Errors
+    /// `Usage` when the slice is empty or lies outside of the recording.
+    pub fn within(recording: &Recording, slice: Slice) -> Result<Self> {
+        let (from, to) = slice.bounds(recording.started(), end_of(recording))?;
+        Ok(Self::between(recording, from, to))
+    }
+
+    fn between(recording: &Recording, from: Mono, to: Mono) -> Self {
+        let mut view = Self { start: from, end: to, ..Self::default() };
+        let inside = |at: Mono| from <= at && at <= to;
+        for (at, metric, scope, value) in recording.readings.iter().filter(|r| inside(r.0)) {
             if names::memory(metric).is_none() || !value.is_finite() {
                 continue;
             }
@@ -107,14 +123,15 @@ impl MemoryView {
             };
             series.entry(metric.clone()).or_default().push((*at, *value));
         }
-        let last = recording.readings.last().map_or(view.start, |r| r.0);
-        view.end = view.end.max(last);
         view.heaps.clone_from(&recording.heaps);
+        for heap in &mut view.heaps {
+            heap.censuses.retain(|c| inside(c.at));
+        }
         let runtime = recording.heaps.iter().flat_map(|h| &h.censuses).find_map(|c| c.runtime.strip_prefix("CPython "));
         view.python = runtime.map(str::to_owned);
-        view.marks.clone_from(&recording.marks);
+        view.marks = recording.marks.iter().filter(|m| inside(m.0)).cloned().collect();
         view.anchors.clone_from(&recording.anchors);
-        view.lost = recording.losses.iter().filter(|l| l.2 == "memory").map(|l| l.3).sum();
+        view.lost = recording.losses.iter().filter(|l| l.2 == "memory" && inside(l.1)).map(|l| l.3).sum();
         view
     }
 
@@ -256,6 +273,11 @@ impl MemoryView {
         layers.retain(|(_, layer)| layer.iter().any(|v| *v > 0.0));
         Layers { times, layers, rss }
     }
+}
+
+/// The end, also of a recording that was cut.
+fn end_of(recording: &Recording) -> Mono {
+    recording.ended().max(recording.readings.last().map_or(recording.started(), |r| r.0))
 }
 
 impl ProcessMemory {

@@ -1,14 +1,16 @@
 //! `perfkit mem`: the curve of a process's memory, what it is made of, and the verdict on it.
 
+mod outputs;
+mod report;
+
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 
 use super::cpu::see_off;
-use super::exit::{Exit, is_broken_pipe};
+use super::exit::Exit;
 use super::load::BesideArgs;
-use super::outputs::{Place, Written};
 use super::screen::Screen;
 use super::shared::{Lasting, OUTPUT, ProgramArgs, TIME, TalkArgs, TargetArgs, duration, quoted, told, told_by};
 use super::signals::Signals;
@@ -20,9 +22,12 @@ use crate::error::{Error, Result};
 use crate::record::Store;
 use crate::render::{MemFormat, MemOptions, load_text, render_mem, sparkline};
 use crate::session::mem::Objects;
-use crate::session::plan::{Destination, Output, Plan, Targets};
+use crate::session::plan::{Plan, Targets};
 use crate::session::{Outcome, Painter, Progress, Remark, Status, mem};
 use crate::units::{Bytes, Hertz, Nanos, grouped};
+
+use outputs::{MemOutputs, Wishes};
+pub use report::{has_memory, report};
 
 /// Examples under `perfkit mem --help`.
 pub const EXAMPLES: &str = "\
@@ -199,6 +204,10 @@ impl MemArgs {
         Ok(plan)
     }
 
+    fn wishes(&self) -> Wishes<'_> {
+        Wishes { output: &self.output, format: self.format, json: self.json, force: self.force }
+    }
+
     /// What is wanted of the Python heap.
     fn heap(&self) -> (Objects, ObjectsWanted) {
         let objects = match (self.no_objects, self.objects || self.snapshot) {
@@ -222,89 +231,6 @@ impl MemArgs {
                 [] => String::new(),
             },
         }
-    }
-}
-
-/// Every place where results go.
-#[derive(Debug)]
-struct MemOutputs {
-    files: Vec<(PathBuf, Place, MemFormat)>,
-    stdout: Option<MemFormat>,
-}
-
-impl MemOutputs {
-    /// Opens or proves every output.
-    fn open(args: &MemArgs) -> Result<Self> {
-        let mut files: Vec<(PathBuf, Place, MemFormat)> = Vec::new();
-        let mut stdout = args.json.then_some(MemFormat::Json);
-        for path in &args.output {
-            if path.as_os_str() == "-" {
-                if stdout.is_some() {
-                    return Err(Error::usage("standard output is wanted twice")
-                        .advise("give one of -o - and --json; --json is the same as -o - --format json"));
-                }
-                stdout = Some(args.format.unwrap_or(MemFormat::Text));
-                continue;
-            }
-            if files.iter().any(|(f, ..)| f == path) {
-                return Err(Error::usage(format!("-o {} is given twice", path.display())));
-            }
-            let format = args.format.map_or_else(|| MemFormat::from_path(path), Ok)?;
-            if format != MemFormat::Perfkit && MemFormat::from_path(path).ok() == Some(MemFormat::Perfkit) {
-                let (name, show) = (format.name(), path.display());
-                return Err(Error::usage(format!(
-                    "--format {name} is for every -o, and {show} is named like a recording"
-                ))
-                .advise("leave --format out and give each file the ending of its format"));
-            }
-            let place = match format {
-                MemFormat::Perfkit => Place::for_recording(path, args.force)?,
-                _ => Place::open(path)?,
-            };
-            files.push((path.clone(), place, format));
-        }
-        if stdout == Some(MemFormat::Perfkit) || (files.is_empty() && args.format == Some(MemFormat::Perfkit)) {
-            return Err(Error::usage("a recording needs a file").advise("give it a name: -o run.perfkit"));
-        }
-        if files.is_empty() && stdout.is_none() {
-            stdout = Some(args.format.unwrap_or(MemFormat::Text));
-        }
-        Ok(Self { files, stdout })
-    }
-
-    fn planned(&self) -> Vec<Output> {
-        let files = self.files.iter().map(|(path, _, format)| (Destination::File(path.clone()), *format));
-        let stdout = self.stdout.map(|format| (Destination::Stdout, format));
-        files.chain(stdout).map(|(to, format)| Output { to, format: format.name().to_owned() }).collect()
-    }
-
-    /// Writes every result; one that fails does not keep the others from being written. Where none can be, the table goes to
-    /// standard output.
-    fn write(&mut self, document: &dyn Fn(MemFormat) -> Result<Vec<u8>>, recorded: bool) -> Written {
-        let mut written = Written::default();
-        for (path, place, format) in &mut self.files {
-            let result = match format {
-                MemFormat::Perfkit if !recorded => continue,
-                // The session has written it already.
-                MemFormat::Perfkit => Ok(std::fs::metadata(&*path).ok().map(|m| m.len())),
-                _ => document(*format).and_then(|bytes| place.put(&bytes)),
-            };
-            match result {
-                Ok(size) => written.files.push((path.clone(), size)),
-                Err(e) if is_broken_pipe(&e) => {}
-                Err(e) => written.failures.push(e),
-            }
-        }
-        let nothing_left = written.files.is_empty() && !written.failures.is_empty();
-        if let Some(format) = self.stdout.or_else(|| nothing_left.then_some(MemFormat::Text)) {
-            let printed = document(format).and_then(|bytes| {
-                let mut out = io::stdout().lock();
-                let done = out.write_all(&bytes).and_then(|()| out.flush());
-                done.map_err(|e| Error::io("cannot write to standard output", e))
-            });
-            written.failures.extend(printed.err().filter(|e| !is_broken_pipe(e)));
-        }
-        written
     }
 }
 
@@ -357,7 +283,7 @@ impl Curve {
 /// Those of the target, the outputs and the session; nothing was written then.
 pub fn run(args: &MemArgs) -> Result<Exit> {
     let mut screen = Screen::new(args.talk);
-    let mut outputs = MemOutputs::open(args)?;
+    let mut outputs = MemOutputs::open(&args.wishes())?;
     args.interval()?;
     let (targets, subprocesses) = args.targets(&screen)?;
     let plan = args.plan(targets, subprocesses, &outputs)?;
@@ -467,7 +393,7 @@ mod tests {
 
     fn plan(words: &str) -> Result<Plan> {
         let args = parse(words).unwrap_or_else(|e| panic!("{words}: {e}"));
-        let outputs = MemOutputs::open(&args)?;
+        let outputs = MemOutputs::open(&args.wishes())?;
         args.plan(Targets::Launch(Program::new(["true"])), args.target.subprocesses, &outputs)
     }
 

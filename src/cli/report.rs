@@ -6,6 +6,7 @@ use clap::{Args, ValueHint};
 
 use super::exit::{Exit, input};
 use super::load::RecordedLoad;
+use super::mem;
 use super::outputs::Outputs;
 use super::screen::Screen;
 use super::shared::{OutputArgs, TalkArgs, quoted};
@@ -27,7 +28,8 @@ Examples:
       perfkit report run.perfkit --from 10s --to 20s -o slice.svg
   The last ten seconds, by thread:
       perfkit report run.perfkit --from -10s --threads
-
+  The memory of a recording, its last ten minutes:
+      perfkit report mem.perfkit --from -10m -o mem.svg
   A load run as its tables, as Locust's CSV, as JUnit, and its slowest requests:
       perfkit report load.perfkit -o stats.csv -o junit.xml -o slowest.csv
 
@@ -87,6 +89,14 @@ pub struct ReportArgs {
 pub fn run(args: &ReportArgs) -> Result<Exit> {
     let screen = Screen::new(args.talk);
     let load = RecordedLoad::open(&args.recording).map_err(input)?;
+    if !args.load && load.as_ref().is_none_or(|l| !l.has_samples()) {
+        let recording = Recording::open(&args.recording).map_err(input)?;
+        if mem::has_memory(&recording) {
+            let slice = args.slice.slice();
+            let requests = load.as_ref().map(|l| l.requests(slice)).transpose()?;
+            return mem::report((&args.recording, &recording), slice, requests, &args.output, args.talk);
+        }
+    }
     match &load {
         Some(load) if args.load || !load.has_samples() => {
             return load.show(args.slice.slice(), &args.output, args.talk, &screen);

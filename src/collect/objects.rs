@@ -278,9 +278,8 @@ impl Heap<'_> {
         }
         for (type_at, _) in types.into_iter().take(SUSPECTS) {
             let (held, _) = self.name(type_at, true);
-            let Ok(sample) = scanner.sample(type_at, SAMPLE) else { continue };
-            let found = holders.of(&sample);
-            self.hold(at, held, None, found, sample.len() as u64);
+            let Ok((found, sample)) = holders.of_type(type_at, SAMPLE) else { continue };
+            self.hold(at, held, None, Ok(found), sample as u64);
         }
         let _ = scan;
         true

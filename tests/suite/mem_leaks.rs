@@ -95,3 +95,23 @@ fn live_mem_objects_refuses_what_is_no_python() {
     let out = run(["mem", "--pid", &pid, "-d", "4", "--objects", "--json", "-q"]).expect(4);
     assert!(out.stderr.contains("runs no CPython"), "{}", out.stderr);
 }
+
+#[test]
+fn live_mem_report_says_what_the_run_said_and_takes_slices() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = dir.path().join("a.perfkit");
+    let target = Target::python(python("3.11"), SERVICE).args(["registry", "300"]).start();
+    let pid = target.pid().to_string();
+    let of = recording.to_str().unwrap();
+    let said = run(["mem", "--pid", &pid, "-d", "20", "--json", "-q", "-o", of]).expect(0).json();
+    let told = run(["report", of, "--json", "-q"]).expect(0).json();
+    assert_eq!((&told["verdict"], &told["kind"]), (&said["verdict"], &said["kind"]));
+    assert_eq!(told["suspects"], said["suspects"]);
+    assert_eq!(told["rss"], said["rss"]);
+    let slice = run(["report", of, "--from", "-5s", "--json", "-q"]).expect(0).json();
+    let seconds = slice["duration_s"].as_f64().unwrap();
+    assert!((4.0..6.0).contains(&seconds), "{seconds}");
+    assert_eq!(slice["verdict"], "unknown", "five seconds are too few: {}", slice["evidence"]);
+    run(["report", of, "-o", of]).expect(2);
+    run(["report", of, "--from", "10m"]).expect(2);
+}

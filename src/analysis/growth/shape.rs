@@ -4,8 +4,9 @@ use super::rank::{mann_kendall, median, theil_sen};
 
 /// Blocks whose lowest points are the lower envelope.
 const BLOCKS: usize = 12;
-/// Points without which nothing is said.
+/// Points, and seconds, without which nothing is said.
 const POINTS: usize = 24;
+const SECONDS: f64 = 9.0;
 /// A rise that chance makes more often than this is none.
 const CHANCE: f64 = 0.01;
 /// The rise must be so many times the usual distance of the envelope from its line.
@@ -103,7 +104,7 @@ pub fn trend(points: &[(f64, f64)]) -> Trend {
     let points: Vec<(f64, f64)> = points.iter().copied().filter(|(t, v)| t.is_finite() && v.is_finite()).collect();
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return Trend::none(0.0) };
     let seconds = last.0 - first.0;
-    if points.len() < POINTS || seconds <= 0.0 {
+    if points.len() < POINTS || seconds < SECONDS {
         return Trend::none(seconds);
     }
     // The beginning is left aside: whatever was begun when perfkit came ends in it.

@@ -222,7 +222,7 @@ fn word(evidence: &Evidence, rss: Trend, suspects: &[Suspect]) -> Judged {
             .decided_by("the same run on CPython 3.14.5 or later");
     }
     match known.shape {
-        Shape::TooShort => Judged::unknown("a longer watch: at least 24 readings, as in perfkit mem -d 60"),
+        Shape::TooShort => Judged::unknown("a longer watch: at least 10 s and 24 readings, as in perfkit mem -d 60"),
         Shape::Growing => growing(evidence, known, told),
         Shape::TooEarly => told(Judged::unknown("a longer watch: it grew by less than 8 % until now")),
         Shape::Slowing => told(Judged::unknown("a longer watch: it grows more and more slowly, and may come to rest")),

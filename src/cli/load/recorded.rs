@@ -67,6 +67,14 @@ impl RecordedLoad {
         put(&[b"\nthe load beside it\n".to_vec(), self.table(&run, color)?].concat())
     }
 
+    /// The requests that ended in a slice of it.
+    ///
+    /// # Errors
+    /// `Usage` for a slice outside of the run.
+    pub fn requests(&self, slice: Slice) -> Result<u64> {
+        Ok(self.rebuilt(slice)?.report.totals.requests)
+    }
+
     /// Writes what was asked for.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //! at most [`WANTED`] addresses a scan and [`SCANS`] scans, so that time and memory are bounded; a word that looks like an
 //! address by chance makes a wrong holder at most, and the way that most of the sample takes is told.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::pages::Pages;
 use super::pools::word;
@@ -19,6 +19,8 @@ use crate::python::heap::Heap;
 const WANTED: usize = 512;
 /// Scans at most.
 const SCANS: usize = 24;
+/// Instances of a type that are kept to look for those that others point to: 16 MB.
+const INSTANCES: usize = 1 << 20;
 /// Bits of the filter before the table of what is wanted.
 const FILTER: usize = 1 << 20;
 /// Steps of a path at most.
@@ -109,6 +111,47 @@ impl<'s, 'a> Holders<'s, 'a> {
             }
         }
         Ok(Held { path: Vec::new(), of: 0, limit: None })
+    }
+
+    /// The way by which instances of a type are held: that of most of a sample, or, where they hold each other in chains too
+    /// long to climb, of those that something else points to.
+    ///
+    /// # Errors
+    /// `Gone` when the process has ended.
+    pub fn of_type(&mut self, type_at: u64, sample: usize) -> Result<(Held, usize)> {
+        let some = self.scanner.sample(type_at, sample)?;
+        let held = self.of(&some)?;
+        if !held.path.is_empty() {
+            return Ok((held, some.len()));
+        }
+        let heads = self.pointed_to(type_at)?;
+        Ok((self.of(&heads)?, heads.len()))
+    }
+
+    /// Instances of a type that are pointed to from outside of the pools or by an object of another type, 64 at most.
+    fn pointed_to(&self, type_at: u64) -> Result<Vec<u64>> {
+        let scanner = self.scanner;
+        let all: FxHashSet<u64> = scanner.sample(type_at, INSTANCES)?.into_iter().collect();
+        let pages = scanner.pages()?;
+        let (mut buffer, mut heads) = (Vec::new(), Vec::new());
+        pages.each(scanner.heap.memory, &mut buffer, &mut |at, bytes| {
+            for (i, chunk) in bytes.as_chunks::<8>().0.iter().enumerate() {
+                let value = u64::from_le_bytes(*chunk);
+                if heads.len() >= 64 || !value.is_multiple_of(8) || !all.contains(&value) || heads.contains(&value) {
+                    continue;
+                }
+                let other = match block_of(scanner, at, bytes, at + i as u64 * 8, &pages) {
+                    Place::Outside => true,
+                    Place::Object(_, info) => info.at != type_at,
+                    // The values of an instance of the type itself are such a block.
+                    Place::Free | Place::Block(..) => false,
+                };
+                if other {
+                    heads.push(value);
+                }
+            }
+        });
+        Ok(heads)
     }
 
     fn is_root(&self, index: usize) -> bool {
